@@ -7,7 +7,7 @@ gives as they are, or after what has no parameters; a projection, as encoders en
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -77,10 +77,11 @@ MADE, TAKEN = "headstart:made:", "headstart:taken:"
 """before a layer's path, in a program: what it gave, and what it took"""
 
 
-def noted(path: str, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def noted(path: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What a layer gives for the first of its arguments, both with names that are seen in a program, inside of
     whatever JAX transforms, too."""
-    (first, taken), *others = (*enumerate(args), *kwargs.items())
+    arguments: list[tuple[Any, Any]] = [*enumerate(args), *kwargs.items()]
+    (first, taken), *others = arguments
     named = {first: jax.tree.map(lambda x: checkpoint_name(x, TAKEN + path), taken), **dict(others)}
     value = call(*(named[at] for at in range(len(args))), **{name: named[name] for name in kwargs})
     return jax.tree.map(lambda x: checkpoint_name(x, MADE + path), value)

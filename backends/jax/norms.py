@@ -42,7 +42,7 @@ def tell(network: nnx.Module, follow: bool) -> None:
     """Tell all in a network that hold statistics, which is to train, whether these follow the batches."""
     for _, module in nnx.iter_modules(network):
         if isinstance(module, nnx.bridge.ToNNX):
-            object.__setattr__(module, "__class__", _bridge(type(module), follow))
+            object.__setattr__(module, "__class__", _bridge(type(module), follow))  # type: ignore[arg-type]
         elif follow:
             continue
         elif isinstance(module, Function):
@@ -50,7 +50,7 @@ def tell(network: nnx.Module, follow: bool) -> None:
         elif keeps_statistics(module):
             module.eval()
             if callable(module):
-                object.__setattr__(module, "__class__", _keeping(type(module)))
+                object.__setattr__(module, "__class__", _keeping(type(module)))  # type: ignore[arg-type]
 
 
 def with_statistics_of(before: nnx.State, after: nnx.State) -> nnx.State:

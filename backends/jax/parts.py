@@ -74,7 +74,7 @@ def uncompiled(module: nnx.Module) -> nnx.Module:
     it is compiled as a whole in any case."""
     for _, submodule in nnx.iter_modules(module):
         if isinstance(inspect.getattr_static(type(submodule), "__call__", None), COMPILED):
-            object.__setattr__(submodule, "__class__", _plain(type(submodule)))
+            object.__setattr__(submodule, "__class__", _plain(type(submodule)))  # type: ignore[arg-type]
     return module
 
 
