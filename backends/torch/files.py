@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import gc
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -89,10 +87,6 @@ def write(program: Program, path: Path, texts: Mapping[str, str]) -> None:
         name: torch.zeros(SAMPLES, *shape, dtype=getattr(torch, dtype)) for name, shape, dtype in program.inputs
     }
     batch = {name: {0: torch.export.Dim.DYNAMIC} for name in arrays}
-    # torch.export imports triton, whose bindings list on standard error what is alive as the process ends. Where
-    # somebody has frozen what is there, as the command does, nobody else would clear that away.
-    atexit.unregister(gc.unfreeze)
-    atexit.register(gc.unfreeze)
     try:
         with _stops_let_through():
             exported = torch.export.export(Exportable(program), (), arrays, dynamic_shapes=batch, strict=False)

@@ -43,6 +43,14 @@ def test_garbage_is_looked_for_again_as_it_was_before(before: str) -> None:
     assert lines[3] == "little is left to look through: True"  # as Python ends
 
 
+def test_what_triton_would_count_is_let_go() -> None:
+    """Else its bindings list what is frozen below the results: torch.export imports them, and Keras on torch."""
+    pytest.importorskip("triton", reason="torch without CUDA has none")
+    code = "import sys, triton._C.libtriton, headstart.cli.start as start; sys.argv[1:] = ['--version']; start.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_both_ways_of_starting_begin_there() -> None:
     root = Path(__file__).parents[2]
     scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]

@@ -284,7 +284,7 @@ def test_a_vision_transformer(
 
 
 @pytest.mark.of("torch")
-def test_what_torch_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_torch_cannot_write(tmp_path: Path) -> None:
     """A module that decides by what it sees."""
     import torch
 
@@ -300,12 +300,9 @@ def test_what_torch_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     model = wrapped(
         import_module("own_torch"), Deciding(), cut="its end", init=None, head="linear", classes=CLASSES
     )
-    at_end: list[object] = []
-    monkeypatch.setattr("atexit.register", at_end.append)
     with pytest.raises(ExportError, match=r"torch\.export cannot write this model \(.*another format") as caught:
         hs.export(model, tmp_path / "out.pt2", device="cpu")
     assert "\n" not in str(caught.value) and not [*tmp_path.iterdir()]
-    assert gc.unfreeze in at_end, "what the command freezes triton lists, on standard error, as alive"
 
 
 @pytest.mark.of("torch")
