@@ -21,7 +21,7 @@ from typing import Any
 from headstart.cli.signals import exit_code, heed
 
 COUNTS_LEFTOVERS = "triton._C"
-"""bindings that list on standard error what Python has not freed as it ends: hundreds of lines below the results"""
+"""bindings that list on standard error what Python has not freed as it ends, below the results"""
 
 
 def main() -> None:

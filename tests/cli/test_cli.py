@@ -470,6 +470,7 @@ def test_a_report_that_cannot_be_written(here: Cli, tmp_path: Path) -> None:
     assert "cannot be written" in result.err
 
 
+@pytest.mark.slow("keras", "jax")  # core writes
 def test_a_run_that_cannot_be_saved_leaves_what_was_there(
     here: Cli, saved: tuple[Path, Path], tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,6 +490,7 @@ def test_a_run_that_cannot_be_saved_leaves_what_was_there(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.slow("keras", "jax")  # core writes
 def test_a_run_that_its_disk_has_no_room_for_is_kept_elsewhere(
     here: Cli, saved: tuple[Path, Path], tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

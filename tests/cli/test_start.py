@@ -46,7 +46,9 @@ def test_garbage_is_looked_for_again_as_it_was_before(before: str) -> None:
 def test_what_triton_would_count_is_let_go() -> None:
     """Else its bindings list what is frozen below the results: torch.export imports them, and Keras on torch."""
     pytest.importorskip("triton", reason="torch without CUDA has none")
-    code = "import sys, triton._C.libtriton, headstart.cli.start as start; sys.argv[1:] = ['--version']; start.main()"
+    code = (
+        "import sys, triton._C.libtriton, headstart.cli.start as start; sys.argv[1:] = ['--version']; start.main()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 

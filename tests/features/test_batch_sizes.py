@@ -155,6 +155,7 @@ def test_a_batch_that_does_not_fit_is_halved(
         hs.predict(model, data, batch_size=2, **settings)
 
 
+@pytest.mark.slow("keras", "jax")  # core hands it on
 @pytest.mark.of("torch")
 def test_the_command_and_a_training_take_auto(backend: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("extract", "--data", photos, "--size", 32, "--backend", backend, "--device", "cpu")

@@ -751,6 +751,7 @@ REAL: dict[str, Change] = {
 }
 
 
+@pytest.mark.slow("keras", "jax")  # core makes the keys
 @pytest.mark.each
 @pytest.mark.parametrize("name", REAL)
 def test_really_computed(case: Case, backend: str, name: str) -> None:

@@ -61,7 +61,11 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(
+    params=[
+        pytest.param(kind, marks=[] if kind == "convolved" else pytest.mark.slow("keras", "jax")) for kind in KINDS
+    ]
+)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     build, replaced, *_ = KINDS[request.param]
     row = Architecture(

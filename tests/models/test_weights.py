@@ -603,6 +603,7 @@ def test_a_killed_client_begins_where_it_ended(server: HubServer, tmp_path: Path
     assert server.gets()[-1].sent == len(published()) - have
 
 
+@pytest.mark.slow("keras", "jax")  # core downloads
 @pytest.mark.each  # which the clients do not import
 def test_two_clients_at_once_download_once(server: HubServer, tmp_path: Path) -> None:
     clients = [client(server, tmp_path) for _ in range(2)]
@@ -726,6 +727,7 @@ def test_the_maintainers_table(
     assert pins.read_pins(table)[f"{REPO}/{FILE}"].revision == moved
 
 
+@pytest.mark.slow("keras", "jax")  # core reads the weights
 @pytest.mark.each
 def test_predict_with_a_model_as_it_is(
     server: HubServer, console: Console, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch

@@ -162,14 +162,20 @@ def test_every_mode_trains(runs: dict[str, Any], own: ModuleType, model: Model, 
     assert (runs["frozen"].history[0].seconds.trunk > 0) and runs["cached"].cut == "trunk"
 
 
-def test_frozen_and_cached_agree_step_by_step(runs: dict[str, Any], own: ModuleType, fit: Fit) -> None:
-    pairs = [(runs["frozen"], runs["cached"])]
-    other = wrapped(own, head=[8, 0.5], classes=10)
-    pairs.append(tuple(fit(other, mode=mode) for mode in ("frozen", "cached")))
-    for frozen, cached in pairs:
-        for a, b in zip(frozen.history, cached.history, strict=True):
-            np.testing.assert_allclose(a.step_losses, b.step_losses, rtol=1e-3)
-            assert a.val_loss == pytest.approx(b.val_loss, rel=1e-3)
+def check_the_same(frozen: hs.Run, cached: hs.Run) -> None:
+    for a, b in zip(frozen.history, cached.history, strict=True):
+        np.testing.assert_allclose(a.step_losses, b.step_losses, rtol=1e-3)
+        assert a.val_loss == pytest.approx(b.val_loss, rel=1e-3)
+
+
+def test_frozen_and_cached_agree_step_by_step(runs: dict[str, Any]) -> None:
+    check_the_same(runs["frozen"], runs["cached"])
+
+
+@pytest.mark.slow("keras", "jax")  # heads of several layers are core's, and the suite has what is dropped
+def test_frozen_and_cached_agree_with_dropout(own: ModuleType, fit: Fit) -> None:
+    model = wrapped(own, head=[8, 0.5], classes=10)
+    check_the_same(fit(model, mode="frozen"), fit(model, mode="cached"))
 
 
 def test_statistics_follow_the_batches_only_if_asked_to(model: Model, fit: Fit, runs: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ def test_what_is_frozen_in_such_a_class_stays_so(kinds: Any) -> None:
     assert {made.params[f"trunk.{name}"].shape for name in fixed} == {(8, 8), (8,)}
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("several", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_task_on_a_backbone(kinds: Any, several: bool, tmp_path: Path) -> None:
     """Of what the backbone gives, the head is on what the classifier is on."""
     model = shaken(kinds.task(several))

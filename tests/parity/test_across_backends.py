@@ -36,10 +36,11 @@ def runs_of(data, cache, **settings):
 @pytest.mark.parametrize(
     ("mode", "settings"),
     [
-        ("cached", {}),
+        pytest.param("cached", {}, marks=pytest.mark.slow),  # hidden has a linear layer last, too
         ("cached", {"cut": BLOCK_CUT}),
         ("cached", {"model": small_model(head=[48]), "optimizer": "sgd", "lr": 0.05, "label_smoothing": 0.1}),
-        ("frozen", {"schedule": "cosine", "warmup": 0.2}),
+        # the suite and zoo compare frozen with cached in each
+        pytest.param("frozen", {"schedule": "cosine", "warmup": 0.2}, marks=pytest.mark.slow),
     ],
     ids=["linear", "block", "hidden", "frozen"],
 )

@@ -78,6 +78,8 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 GIVEN = {"Bert": "pooled_output"}
 """of several outputs"""
+SELDOM = ("DeiT", "DINOV2", "SigLIP", "MiT")
+"""built as ViT is; what is special in each (layers without a whole configuration) tests/models has in small"""
 
 
 def rows_for(model: Any, n: int = 4) -> Any:
@@ -99,7 +101,9 @@ def shaken(model: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in SELDOM else []) for kind in MODELS]
+)
 def test_a_backbones_features(kind: str) -> None:
     model = shaken(MODELS[kind]())
     rows = rows_for(model)

@@ -43,16 +43,28 @@ TORCH: list[tuple[str, Callable[[], nn.Module], int, str | None, str | None]] = 
     ("tv-googlenet", lambda: tv.googlenet(init_weights=False), 64, "inception4a", "inception4a"),
     ("tv-swin", lambda: tv.SwinTransformer([4, 4], 48, [2] * 4, [3, 6, 12, 24], [7, 7]), 64, None, None),
     ("timm-resnet18", lambda: timm.create_model("resnet18"), 32, "layer4.0", "layer4.0"),
-    ("timm-vit_tiny", lambda: timm.create_model("vit_tiny_patch16_224", img_size=32), 32, "blocks.5", "blocks.5"),
+    (
+        "timm-vit_tiny",
+        lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=4),
+        32,
+        "blocks.1",
+        "blocks.1",
+    ),
     ("timm-efficientnet", efficientnet, 32, "blocks.4", "blocks.4"),
-    ("timm-convnext_atto", lambda: timm.create_model("convnext_atto"), 32, "stages.2", "stages.2"),
+    (
+        "timm-convnext_atto",
+        lambda: timm.create_model("convnext_atto", depths=(1, 1, 2, 1)),
+        32,
+        "stages.2",
+        "stages.2",
+    ),
 ]
 # name, cut, a layer inside a branch; those with one are trained too, and are cut near their end, with a block to
 # come: Keras traces a step in Python, op by op, which for two thirds of such a network took 20 seconds
 KERAS: list[tuple[str, str, str | None]] = [
     ("ResNetV2", "conv5_block1_out", "conv4_block2_1_conv"),
     ("MobileNetV2", "block_14_add", "block_5_expand"),
-    ("EfficientNet", "block4b_add", None),
+    ("EfficientNet", "block4a_project_bn", None),
     ("DenseNet", "pool3_pool", None),
 ]
 LONG = ("ResNetV2", "MobileNetV2", "tv-inception_v3", "tv-googlenet", "timm-resnet18", "timm-efficientnet")
@@ -67,7 +79,7 @@ def keras_application(name: str, **settings: Any) -> Any:
     if name == "DenseNet":
         return densenet.DenseNet([2, 2, 2, 2], **settings)
     if name == "EfficientNet":
-        return efficientnet.EfficientNet(1.0, 0.5, 224, **settings)  # its width, and half of its depth
+        return efficientnet.EfficientNet(0.5, 0.25, 224, **settings)  # half of its width, a quarter of its depth
     if name == "ResNetV2":
 
         def stages(x: Any) -> Any:
@@ -224,10 +236,11 @@ def test_a_keras_application_cut_in_two(
 @pytest.mark.parametrize("crop_mode", ["center", "squash"])
 def test_timms_own_settings(crop_mode: str) -> None:
     module = timm.create_model(
-        "resnet18.tv_in1k", pretrained=False, pretrained_cfg_overlay={"crop_mode": crop_mode}
+        "test_resnet.r160_in1k", pretrained=False, pretrained_cfg_overlay={"crop_mode": crop_mode}
     )
     model = hs.wrap(module)
-    assert model.preprocess == Preprocess(224, 256, squash=crop_mode == "squash")
+    assert (model.preprocess.size, model.preprocess.resize) == (160, 168)
+    assert model.preprocess.squash == (crop_mode == "squash")
     settings = timm.data.resolve_model_data_config(module)
     transform = timm.data.create_transform(**settings, is_training=False)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))

@@ -91,6 +91,7 @@ def model() -> Any:
     return small_model(classes=CLASSES)
 
 
+@pytest.mark.slow("keras", "jax")  # the suite weighs samples in each way
 def test_a_weight_of_two_is_a_sample_that_is_there_twice(model: Any, backend: str) -> None:
     """In a batch of all: losses and all that is learnt from them."""
     once, twice = [0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1, 1]

@@ -416,6 +416,7 @@ def test_a_mistake_ends_the_command_with_2(tmp_path: Path, backend: str, option:
 # --- what goes to the children
 
 
+@pytest.mark.slow("keras", "jax")  # core hands them on
 def test_a_child_hands_every_option_to_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """But for tensorboard, whose writer need not be installed. The framework is imported by then, which is in no
     run's seconds."""

@@ -95,7 +95,14 @@ def mlp(backend: str, numbers: tuple[Dataset, Dataset]) -> Callable[[Any], Model
     )
 
 
-@pytest.mark.parametrize("mode", ["scratch", "frozen", pytest.param("staged", marks=pytest.mark.of("torch"))])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "scratch",
+        pytest.param("frozen", marks=pytest.mark.slow("keras", "jax")),  # trunks are watched below
+        pytest.param("staged", marks=pytest.mark.of("torch")),
+    ],
+)
 def test_a_healthy_run_is_the_same(
     fit: Fit, mlp: Callable[[Any], Model], numbers: tuple[Dataset, Dataset], mode: str
 ) -> None:

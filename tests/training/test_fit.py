@@ -162,6 +162,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
 }
 
 
+@pytest.mark.slow("keras", "jax")  # core looks
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_named_and_costs_nothing(
     mistake: str, run: Any, fit: Fit, cache: Path, data: tuple[Dataset, Dataset], tmp_path: Path
@@ -535,6 +536,7 @@ def test_weights_have_torchvisions_names(saved: Path) -> None:
         assert file.metadata()["format"] == "pt"
 
 
+@pytest.mark.slow("keras", "jax")  # the suite loads what it saved
 def test_a_run_comes_back(
     run: Any, saved: Path, data: tuple[Dataset, Dataset], backend: str, monkeypatch: Any
 ) -> None:
@@ -664,6 +666,7 @@ def test_lenet_learns_the_digits(fit: Fit, lenet: Model) -> None:
     assert run.settings["batch_norm"] == "train"
 
 
+@pytest.mark.slow("keras", "jax")  # parity has each step of each the same
 def test_the_head_is_as_good_as_scikit_learns(fit: Fit, backend: str, cache: Path) -> None:
     """Both are softmax regressions on the same features; a head that is much worse is trained wrongly."""
     train, val = hs.data.digits().subset(np.arange(900)).split(0.7, seed=0)

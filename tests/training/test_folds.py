@@ -332,6 +332,7 @@ def test_folds_side_by_side_of_views_and_of_streamed_features(backend: str, more
     assert run.folds.mean > 0.5
 
 
+@pytest.mark.slow("keras", "jax")  # core writes
 def test_a_run_is_saved_with_its_folds(single: tuple[Model, FeatureSet, Any], tmp_path: Path) -> None:
     _, features, run = single
     folder = run.save(tmp_path / "run")
@@ -469,6 +470,7 @@ def test_a_point_of_a_sweep_is_what_fit_gives(
     np.testing.assert_allclose(alone.predict(features), run.predict(features), rtol=2e-2, atol=2e-3)
 
 
+@pytest.mark.slow("keras", "jax")  # the suite has heads side by side and alone
 def test_side_by_side_or_alone_makes_no_difference(
     single: tuple[Model, FeatureSet, Any], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

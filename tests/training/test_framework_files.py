@@ -242,7 +242,12 @@ def test_loaders_open_files_by_the_framework_alone() -> None:
 
 @pytest.fixture(
     scope="module",
-    params=["several arrays", "its own classifier", pytest.param("pictures", marks=pytest.mark.slow("keras"))],
+    params=[
+        "several arrays",
+        # the files of models of the zoo have classifiers and pictures
+        pytest.param("its own classifier", marks=pytest.mark.slow("keras", "jax")),
+        pytest.param("pictures", marks=pytest.mark.slow("keras", "jax")),
+    ],
 )
 def owned(backend: str, request: pytest.FixtureRequest) -> SimpleNamespace:
     """A wrapped module, the data to verify its files on, and what they are given and have to give."""

@@ -105,6 +105,7 @@ def check(plain: hs.Sweep, halved: hs.Sweep, tolerance: float) -> None:
     assert [row["epochs"] for row in halved.table()] == lengths
 
 
+@pytest.mark.slow("keras", "jax")  # core chooses
 def test_side_by_side_the_winner_is_that_of_a_sweep_without(
     data: tuple[Dataset, Dataset], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

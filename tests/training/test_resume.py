@@ -217,6 +217,7 @@ def test_a_checkpoint_goes_on_in_another_folder(backend: str, tmp_path: Path) ->
     assert_equal(run, hs.fit(model_of(), *parts(), **settings))
 
 
+@pytest.mark.slow("keras", "jax")  # core tells of epochs
 def test_a_training_is_watched_from_where_it_is(backend: str, tmp_path: Path) -> None:
     """For a value that is not finite, and not any more."""
     undisturbed = hs.fit(model_of(), *parts(), **SETTINGS)

@@ -213,6 +213,7 @@ def regression(outputs: int = 1) -> tuple[Dataset, Dataset]:
     return hs.data.arrays(images, numbers, classes=names, task="regression").split(0.7, by="position")
 
 
+@pytest.mark.slow("keras", "jax")  # the suite has going on from a state
 @pytest.mark.parametrize("task", ["single", "regression"])
 def test_a_run_goes_on_where_it_stopped(fit: Callable[..., Any], data: tuple[Dataset, Dataset], task: str) -> None:
     """The map is taken off the layer, and of numbers their scale, when it is trained again."""
@@ -325,6 +326,7 @@ def test_streamed_and_resident_begin_alike(fit: Callable[..., Any]) -> None:
     assert first[0].loss == pytest.approx(first[1].loss, rel=0.05)
 
 
+@pytest.mark.slow("keras", "jax")  # the suite has them side by side and alone
 def test_heads_side_by_side_and_alone(
     fit: Callable[..., Any], data: tuple[Dataset, Dataset], backend: str
 ) -> None:

@@ -155,6 +155,7 @@ def test_heads_that_have_stopped_are_dropped_from_the_product(
             assert_allclose(run.model.params[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow("keras", "jax")  # core ranks
 def test_one_that_diverges_comes_last(model: Model, data: tuple[Dataset, Dataset], backend: str) -> None:
     settings: dict[str, Any] = {"optimizer": hs.SGD(), "epochs": 4, "batch_size": 8, "backend": backend}
     # what random weights make is nearly one feature, 256 times: standardised, 0.01 diverges as well

@@ -485,6 +485,7 @@ def test_a_wrapped_module_learns_numbers_by_a_fresh_head(backend: str) -> None:
     assert (np.abs(mean - data.labels.mean(0)) < 3 * deviation).all(), "in their units"
 
 
+@pytest.mark.slow("keras", "jax")  # the suite has each loss
 def test_huber_losses_are_less_of_outliers(backend: str) -> None:
     data = data_of("regression")
     settings = {**SETTINGS, "epochs": 1, "batch_size": len(data)}

@@ -140,6 +140,7 @@ def test_what_is_no_number_is_taken_for_no_class(data: tuple[Dataset, Dataset]) 
     assert Validation.from_dict(json.loads(json_text(found.as_dict()))) == found
 
 
+@pytest.mark.slow("keras", "jax")  # core scores
 @pytest.mark.parametrize("mode", [pytest.param("cached", marks=pytest.mark.each), "full", "staged"])
 def test_of_a_run(mode: str, data: tuple[Dataset, Dataset], backend: str, tmp_path: Path) -> None:
     """It is the model as it is after the last epoch, and is saved with it."""
