@@ -43,10 +43,12 @@ NEVER = {
 SELDOM = {
     "docs/cache.md",
     "docs/command-line.md",
+    "docs/data.md",
     "docs/export.md",
     "docs/features.md",
     "docs/how/gpu.md",
     "docs/how/labels-in-a-csv.md",
+    "docs/how/own-model.md",
     "docs/how/phone.md",
     "docs/how/several-labels.md",
     "docs/how/team-cache.md",

@@ -250,7 +250,9 @@ def test_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- completion
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    "shell", ["bash", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zsh", "fish"))]
+)
 def test_the_completion_of_a_shell(shell: str) -> None:
     script = headstart("completion", "show", "--shell", shell).out
     assert all(word in script for word in ("headstart", "explain", "label-smoothing", "log-level"))

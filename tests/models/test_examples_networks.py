@@ -42,6 +42,7 @@ def rows_of(comparison: Any) -> dict[str, Any]:
     return {row["label"]: row for row in comparison.rows}
 
 
+@pytest.mark.slow  # of an example; each mode's training has tests of its own
 def test_the_cached_block_is_trained_as_the_uncached_one_is(
     experiment: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

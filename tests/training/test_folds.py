@@ -185,7 +185,7 @@ def test_the_scores_are_those_of_scikit_learns_cross_validation(of: Any, backend
 @pytest.mark.of("torch")  # core decides it for every backend in the same way
 @pytest.mark.parametrize(
     ("cut", "count", "settings"),
-    [("dropout2", 50, {"lr": 0.1}), ("pool2", 80, {"lr": 0.003, **ALONE})],
+    [("dropout2", 50, {"lr": 0.1}), pytest.param("pool2", 80, {"lr": 0.003, **ALONE}, marks=pytest.mark.slow)],
 )
 def test_drawn_labels_are_not_foreseen(
     of: Any, backend: str, cut: str, count: int, settings: dict[str, Any]

@@ -96,7 +96,11 @@ def interrupted(folder: Path, after: int, **settings: Any) -> None:
 
 
 @pytest.mark.of("torch")
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    # staged has a stage of each kind
+    [mode if mode in ("cached", "staged") else pytest.param(mode, marks=pytest.mark.slow) for mode in MODES],
+)
 def test_a_training_goes_on_as_if_nothing_had_been(mode: str, backend: str, tmp_path: Path) -> None:
     """Wherever it is broken off: before the first epoch is kept, between the stages, in each of them, at the end;
     twice, too. And what keeps it does not change it."""

@@ -59,7 +59,7 @@ ONCE = pytest.mark.of("torch")
     ("cut", "kind", "settings"),
     [
         ("avgpool", hs.AdamW(), {"schedule": "cosine", "label_smoothing": 0.1}),
-        pytest.param("avgpool", hs.SGD(nesterov=True), {"warmup": 0.3}, marks=ONCE),
+        pytest.param("avgpool", hs.SGD(nesterov=True), {"warmup": 0.3}, marks=[ONCE, pytest.mark.slow]),
         pytest.param("layer4.1", hs.AdamW(beta1=0.8), {}, marks=ONCE),
         pytest.param("layer4.1", hs.SGD(momentum=0.0), {}, marks=pytest.mark.slow("keras", "jax")),
         pytest.param("avgpool", hs.AdamW(), {"memory": 256 * 4 * 8 * 8}, marks=ONCE),
