@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 
@@ -25,6 +26,36 @@ class Net(nnx.Module):
 
 def einsum(equation: str, *sides: int) -> nnx.Module:
     return nnx.Einsum(equation, sides, rngs=nnx.Rngs(0))
+
+
+class Own(nnx.Module):
+    """A linear layer that is written by hand."""
+
+    def __init__(self) -> None:
+        self.w, self.b = nnx.Param(jnp.ones((5, 3)) * jnp.arange(3)), nnx.Param(jnp.ones(3))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return (x @ self.w[...] + self.b[...]).astype(x.dtype)
+
+
+class Gated(Own):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x) * x[:, :3]
+
+
+class Residual(Own):
+    def __init__(self) -> None:
+        self.w, self.b = nnx.Param(jnp.eye(5)), nnx.Param(jnp.ones(5))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x) + x
+
+
+class Doubled(Own):
+    """Its terms are very many if each is walked through."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return reduce(lambda y, _: y + y, range(40), super().__call__(x))
 
 
 class Compiled(Net):

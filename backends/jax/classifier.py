@@ -1,7 +1,8 @@
 """Whether an NNX module ends in a classifier, so that a fresh one comes in its place and not behind it.
 
-Invariant: a classifier is a linear layer (or a convolution of 1x1 that is called so) whose numbers the module
-gives as they are, or after what has no parameters; a projection, as encoders end in, is none.
+Invariant: a classifier is a linear layer (flax's, one that is written by hand, or a convolution of 1x1 that is
+called so) whose numbers the module gives as they are, or after what has no parameters; a projection, as encoders
+end in, is none.
 """
 
 from __future__ import annotations
@@ -73,34 +74,39 @@ def _sides(size: Any) -> tuple[int, ...]:
     return (size,) if isinstance(size, int) else tuple(size)
 
 
-MADE, TAKEN = "headstart:made:", "headstart:taken:"
-"""before a layer's path, in a program: what it gave, and what it took"""
+MADE, KNOWN, TAKEN = "headstart:made:", "headstart:known:", "headstart:taken:"
+"""before a layer's path, in a program: what it gave, the same of one that is linear by its kind, what it took"""
 
 
-def noted(path: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def noted(
+    path: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], known: bool
+) -> Any:
     """What a layer gives for the first of its arguments, both with names that are seen in a program, inside of
-    whatever JAX transforms, too."""
-    arguments: list[tuple[Any, Any]] = [*enumerate(args), *kwargs.items()]
-    (first, taken), *others = arguments
-    named = {first: jax.tree.map(lambda x: checkpoint_name(x, TAKEN + path), taken), **dict(others)}
-    value = call(*(named[at] for at in range(len(args))), **{name: named[name] for name in kwargs})
-    return jax.tree.map(lambda x: checkpoint_name(x, MADE + path), value)
+    whatever JAX transforms, too. `known`: that it is linear, by its kind."""
+    arguments: dict[Any, Any] = dict([*enumerate(args), *kwargs.items()])
+    first, taken = next(iter(arguments.items()), (0, None))
+    if not isinstance(taken, jax.Array):
+        return call(*args, **kwargs)
+    arguments[first] = checkpoint_name(taken, TAKEN + path)
+    value = call(*(arguments[at] for at in range(len(args))), **{name: arguments[name] for name in kwargs})
+    return checkpoint_name(value, (KNOWN if known else MADE) + path) if isinstance(value, jax.Array) else value
 
 
 def watched(module: nnx.Module, call: Callable[[nnx.Module], Any]) -> Any:
-    """What `call` gives of a copy of the module, whose linear layers are noted."""
+    """What `call` gives of a copy of the module, whose layers are noted."""
     clone = nnx.clone(module)
     for steps, part in list(nnx.iter_modules(clone)):
-        if steps and is_last(part, path := ".".join(map(str, steps))):
-            watch(part, path)
+        if steps and callable(part):
+            path = ".".join(map(str, steps))
+            watch(part, path, is_last(part, path))
     return call(clone)
 
 
-def watch(part: Any, path: str) -> None:
+def watch(part: Any, path: str, known: bool) -> None:
     kind: Any = type(part)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return noted(path, functools.partial(kind.__call__, self), args, kwargs)
+        return noted(path, functools.partial(kind.__call__, self), args, kwargs, known)
 
     object.__setattr__(part, "__class__", called_by(kind, call))
 
@@ -170,15 +176,74 @@ class Walk:
                 return self.is_rank(*there)
             return id(variable) not in scope.inputs  # a temperature, an offset: not of the batch
         kind, name = maker.primitive.name, str(maker.params.get("name", ""))
-        if kind == NAME and name.startswith(MADE):
-            path = name.removeprefix(MADE)
+        if kind == NAME and name.startswith(KNOWN):
+            path = name.removeprefix(KNOWN)
             self.reached[path] = scope, _taken(scope, path)
+            return True
+        if kind == NAME and name.startswith(MADE):
+            before, seen, path = dict(self.reached), set(self._seen), name.removeprefix(MADE)
+            if self.is_rank(scope, maker.invars[0]):
+                return True
+            product = Product(path)
+            if is_projection(path) or not product.is_linear(scope, maker.invars[0]) or not product.takes:
+                return False
+            self.reached, self._seen = {**before, path: (scope, _taken(scope, path))}, seen
             return True
         if kind not in (*PRIMITIVES, NAME) and name not in FUNCTIONS:
             inner = scope.inside(maker)
             at = next(at for at, made in enumerate(maker.outvars) if made is variable)
             return inner is not None and self.is_rank(inner, inner.program.outvars[at])
         return all(self.is_rank(scope, atom) for atom in maker.invars)
+
+
+class Product:
+    """Whether a layer of somebody's own gives a product of what it takes and a matrix, and maybe an offset."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.takes = path, 0
+        self._known: dict[tuple[int, int, bool], bool] = {}
+
+    def is_linear(self, scope: Scope, variable: Any, multiplied: bool = False) -> bool:
+        """`multiplied`: whether a product stands behind it already; what is added to one as it came is none."""
+        key = id(scope), id(variable), multiplied
+        if key not in self._known:
+            self._known[key] = not of_batch(scope, variable) or self._is_made_so(scope, variable, multiplied)
+        return self._known[key]
+
+    def _is_made_so(self, scope: Scope, variable: Any, multiplied: bool) -> bool:
+        if (maker := scope.makers.get(id(variable))) is None:
+            there = scope.outside(variable)
+            return there is not None and self.is_linear(*there, multiplied)
+        kind, atoms = maker.primitive.name, maker.invars
+        if kind == NAME and maker.params["name"] == TAKEN + self.path:
+            self.takes += 1
+            return multiplied
+        if kind == "dot_general":
+            (over, _), (alike, _) = maker.params["dimension_numbers"]
+            last = tuple(over) == (atoms[0].aval.ndim - 1,) and not alike
+            return last and not of_batch(scope, atoms[1]) and self.is_linear(scope, atoms[0], True)
+        if kind in (NAME, "add", "convert_element_type", "reshape"):
+            return all(self.is_linear(scope, atom, multiplied) for atom in atoms)
+        inner = scope.inside(maker)
+        at = next(at for at, made in enumerate(maker.outvars) if made is variable)
+        return inner is not None and self.is_linear(inner, inner.program.outvars[at], multiplied)
+
+
+def of_batch(scope: Scope, variable: Any) -> bool:
+    """Whether it is computed from the batch."""
+    waiting, seen = [(scope, variable)], set()
+    while waiting:
+        where, atom = waiting.pop()
+        if hasattr(atom, "val") or (id(where), id(atom)) in seen:
+            continue
+        seen.add((id(where), id(atom)))
+        if (maker := where.makers.get(id(atom))) is not None:
+            waiting += [(where, taken) for taken in maker.invars]
+        elif (there := where.outside(atom)) is not None:
+            waiting.append(there)
+        elif id(atom) in where.inputs:
+            return True
+    return False
 
 
 NAME = "name"

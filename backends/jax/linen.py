@@ -122,13 +122,13 @@ def calls(run: Callable[[], Any]) -> list[str]:
 
 
 def watched(run: Callable[[], Any]) -> Any:
-    """What a run gives, whose linear layers are noted."""
+    """What a run gives, whose layers are noted."""
 
     def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         path = path_of(context.module)
-        if context.method_name != "__call__" or not path or not _is_last(context.module, path, args, kwargs):
+        if context.method_name != "__call__" or not path:
             return method(*args, **kwargs)
-        return noted(path, method, args, kwargs)
+        return noted(path, method, args, kwargs, _is_last(context.module, path, args, kwargs))
 
     with linen.intercept_methods(intercept):
         return run()

@@ -30,14 +30,20 @@ def variables(module: Any) -> Any:
     return module.init(jax.random.key(0), ROWS)
 
 
-@pytest.mark.parametrize("how", ["Compiled", "ByJax", "Flagged", "bd,dc->bc", "...d,cd->...c"])
+@pytest.mark.parametrize("how", ["Compiled", "ByJax", "Flagged", "Own", "Doubled", "bd,dc->bc", "...d,cd->...c"])
 def test_a_classifier_is_found(own: Any, how: str) -> None:
     """Where the call is compiled by itself, and where it is a product."""
     sides = (5, 3) if how.endswith("bc") else (3, 5)
-    module = own.Net(own.einsum(how, *sides)) if "->" in how else getattr(own, how)()
+    last = own.einsum(how, *sides) if "->" in how else getattr(own, how)()
+    module = last if isinstance(last, own.Net) else own.Net(last)
     model = hs.wrap(module, **FRESH)
     assert model.weights == "its own, cut before fc"
     assert relative_error(hs.forward(model, ROWS, "trunk")["trunk"], np.asarray(module.features(ROWS))) < 1e-5
+
+
+@pytest.mark.parametrize("how", ["Gated", "Residual"])
+def test_a_layer_of_ones_own_that_is_no_linear_one(own: Any, how: str) -> None:
+    assert hs.wrap(own.Net(getattr(own, how)()), **FRESH).weights == "its own, cut at its end"
 
 
 @pytest.mark.parametrize("equation", ["bd,bdc->bc", "bd,dc->cb", "bd,cb->cd", "bd,de->bef", "d,dd->d"])
