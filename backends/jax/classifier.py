@@ -136,6 +136,7 @@ class Scope:
     def __init__(self, program: Any, around: Scope | None = None, equation: Any = None) -> None:
         self.program, self.around, self.equation = program, around, equation
         self.makers = {id(variable): made for made in program.eqns for variable in made.outvars}
+        self.order = {id(variable): at for at, made in enumerate(program.eqns) for variable in made.outvars}
         self.inputs = {id(variable): at for at, variable in enumerate(program.invars)}
         self._inner: dict[int, Scope] = {}
 
@@ -179,7 +180,9 @@ class Walk:
         if kind == NAME and name.startswith(KNOWN):
             path = name.removeprefix(KNOWN)
             self.reached[path] = scope, _taken(scope, path)
-            return True
+            return (
+                len(self.reached) == 1
+            )  # of two, as in a row of residual blocks, none is the one that is looked for
         if kind == NAME and name.startswith(MADE):
             before, seen, path = dict(self.reached), set(self._seen), name.removeprefix(MADE)
             if self.is_rank(scope, maker.invars[0]):
@@ -193,7 +196,9 @@ class Walk:
             inner = scope.inside(maker)
             at = next(at for at, made in enumerate(maker.outvars) if made is variable)
             return inner is not None and self.is_rank(inner, inner.program.outvars[at])
-        return all(self.is_rank(scope, atom) for atom in maker.invars)
+        # Last made, first seen: of what is added to a long row of layers, the layer says sooner that it is none.
+        latest = sorted(maker.invars, key=lambda atom: -scope.order.get(id(atom), -1))
+        return all(self.is_rank(scope, atom) for atom in latest)
 
 
 class Product:

@@ -72,3 +72,11 @@ def test_what_is_called_twice_is_no_cut(own: Any, how: str) -> None:
         with pytest.raises(CutError, match="'mid' is called 2 times, so it cannot be cut at; cut outside of it"):
             hs.wrap(module, cut, **settings, **FRESH)
     assert hs.wrap(module, **settings, **FRESH).weights == "its own, cut before fc"
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_a_long_row_of_residual_blocks(own: Any, normed: bool) -> None:
+    from headstart.backends.jax.classifier import classifier_of, watched
+
+    module = own.Row(400, normed)
+    assert classifier_of(lambda x: watched(module, lambda clone: clone(x)), ROWS) == (None, False)
