@@ -5,8 +5,8 @@ within each backend, and the original's own loader takes back what was trained.
 
 One architecture of a family is computed through, as a whole in torch, and in each backend with fewer blocks of a
 kind (`shortened.py`); of its further sizes, which have the same layers, names, shapes and settings are compared.
-Those are trained, shortened too, that have between them every op behind their cuts. In Keras and JAX
-few are computed and trained at every change: the conformance suite holds every family there to a reference.
+Those are trained, shortened too, that have between them every op behind their cuts. In Keras and JAX few are
+computed and trained at every change: there each family is held to a reference (`contract/test_backends.py`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ ON_HUB = [
     if isinstance(entry, Hub) and entry.repo.startswith("timm/")
 ]
 ALWAYS_TRAINED = ("mobilenet_v2",)
-"""the others' cuts are computed at every change, too, and the suite holds each op's gradient to a reference"""
+"""the suite holds each op's gradient to a reference"""
 ALWAYS_EVERYWHERE = ("efficientnet_b0", "vit_b_16")
 """convolutions of all kinds with norms that are folded, and attention"""
 LARGE = ("vit_b_16", "vit_base_patch16_clip_224", "vit_base_patch16_clip_quickgelu_224")
