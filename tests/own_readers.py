@@ -78,3 +78,47 @@ class Dense(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         return self.ENDS[self.kind](self, self.features(x if self.traced else no_trace(x)), x)
+
+
+class Frames(nn.Module):
+    """It gives the classes of each frame, as networks for speech do; or of what it has of them, as one of classes
+    alone; or its frames stand before its samples."""
+
+    ENDS: ClassVar[dict[str, Any]] = {
+        "frames": lambda self, x: self.last(x).log_softmax(1),
+        "first": lambda self, x: self.norm(self.fc(x.permute(2, 0, 1)).mean(0)),
+        "dict": lambda self, x: {"sentence_embedding": x.mean(2), "tokens": x},
+    }
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv, self.last, self.fc = nn.Conv1d(2, 8, 9, 4), nn.Conv1d(8, 5, 1), nn.Linear(8, 5)
+        self.norm = nn.BatchNorm1d(5)
+        self.norm.running_var.fill_(4.0)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """`(n, 8, t)`"""
+        return self.conv(x).tanh()
+
+    def forward(self, x: Any, **settings: Any) -> Any:
+        return self.ENDS[self.kind](self, self.features(x["x"] if isinstance(x, dict) else x))
+
+
+class Codes(nn.Module):
+    """All of it is quantized, its classifier too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        quantized = torch.ao.nn.quantized
+        self.into, self.out = quantized.Quantize(0.05, 64, torch.quint8), quantized.DeQuantize()
+        self.fc = quantized.Linear(3, 10)
+        self.fc.set_weight_bias(
+            torch.quantize_per_tensor(torch.randn(10, 3), 0.01, 0, torch.qint8), torch.zeros(10)
+        )
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.into(x.mean((2, 3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.fc(self.features(x)))

@@ -17,7 +17,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from headstart.backends.jax.parts import called_by
 from headstart.backends.jax.statistics import inner_of
-from headstart.models.endings import is_projection, is_ranking
+from headstart.common.errors import CutError
+from headstart.models.endings import APART, is_projection, is_ranking
 from headstart.models.several import at_end
 
 # what may stand between the classifier and the end: functions, and what programs of them are made of
@@ -113,8 +114,8 @@ def watch(part: Any, path: str, known: bool) -> None:
 
 def classifier_of(watching: Callable[[Any], Any], example: Any) -> tuple[str | None, bool]:
     """The path of the submodule that is the classifier at a module's end, told by a program of its run; None where
-    there is none, or more than one. And whether it is run inside of what JAX transforms as one thing. `watching`:
-    runs the module on a batch and notes its linear layers."""
+    there is none. And whether it is run inside of what JAX transforms as one thing. CutError for several that read
+    arrays of their own. `watching`: runs the module on a batch and notes its linear layers."""
 
     def run(x: Any) -> Any:
         return at_end(watching(x), jax.Array)
@@ -124,9 +125,15 @@ def classifier_of(watching: Callable[[Any], Any], example: Any) -> tuple[str | N
         return None, False
     walk = Walk()
     whole = Scope(program)
-    if not walk.is_rank(whole, program.outvars[0]) or len(walk.reached) != 1:
+    if not walk.is_rank(whole, program.outvars[0]) or not walk.reached:
         return None, False
-    ((path, (scope, taken)),) = walk.reached.items()
+    if len({(id(scope), id(taken)) for scope, taken in walk.reached.values()}) > 1:
+        names = ", ".join(map(repr, sorted(walk.reached)))
+        raise CutError(APART.format(called="the module", names=names))
+    path, (scope, taken) = next(iter(walk.reached.items()))
+    if len(walk.reached) > 1:  # which read the same: that which runs first
+        called = [str(made.params.get("name", "")) for made in scope.program.eqns]
+        path = min(walk.reached, key=lambda path: called.index(TAKEN + path))
     return (None, False) if taken is None or scope.is_input(taken) else (path, scope.around is not None)
 
 

@@ -54,7 +54,7 @@ from headstart.data.rows import count
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
 from headstart.models.feature_layout import last_only
-from headstart.models.several import TOKENS, Entry, arrays, at_end, dotted, entry_in, is_class_token
+from headstart.models.several import TOKENS, Entry, arrays, at_end, by_name, dotted, entry_in, is_class_token
 from headstart.models.structure import Structure
 
 INPUT, OUTPUT = "input", "output"
@@ -419,8 +419,7 @@ def _takes_names(module: nnx.Module, example: Any) -> bool:
     if not isinstance(example, dict):
         return False
     arguments = inspect.signature(calling(module)).parameters
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in arguments.values())
-    return anything or example.keys() <= arguments.keys()
+    return by_name(arguments, example)
 
 
 def attempt(native: Any, example: Any) -> None:

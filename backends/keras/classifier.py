@@ -30,15 +30,21 @@ ACTIVATIONS = ("linear", "softmax", "log_softmax", "sigmoid", "log_sigmoid", "re
 
 def ends_in_classifier(model: keras.Model) -> bool:
     """Whether all that the model gives comes from dense layers that are no projections."""
+    return bool(classifiers(model))
+
+
+def classifiers(model: keras.Model) -> list[Any]:
+    """The calls of these layers; [] where it ends otherwise."""
     made = {id(tensor): node for node in calls(model) for tensor in node.outputs}
-    seen: set[int] = set()
-    return all(_is_rank(made[id(tensor)], made, seen) for tensor in model.outputs)
+    seen: dict[int, Any] = {}
+    ends = all(_is_rank(made[id(tensor)], made, seen) for tensor in model.outputs)
+    return [node for node in seen.values() if _is_last(node.operation)] if ends else []
 
 
-def _is_rank(node: Any, made: dict[int, Any], seen: set[int]) -> bool:
+def _is_rank(node: Any, made: dict[int, Any], seen: dict[int, Any]) -> bool:
     if id(node) in seen:  # of what is added to itself again and again there are very many ways to it
         return True
-    seen.add(id(node))
+    seen[id(node)] = node
     layer = node.operation
     if node.is_input:
         return False

@@ -11,12 +11,13 @@ from typing import Any
 
 import keras
 
-from headstart.backends.keras.classifier import ends_in_classifier, is_temperature
+from headstart.backends.keras.classifier import classifiers, ends_in_classifier, is_temperature
 from headstart.backends.keras.copying import calls, functional, is_functional, structure_of
 from headstart.backends.keras.nested import SEPARATOR, has_models
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import END, WrapRequest
 from headstart.graph.cuts import Paths
+from headstart.models.endings import APART
 from headstart.models.several import Entry, arrays, dotted, entry_in
 
 INPUT, OUTPUT = "input", "output"
@@ -198,8 +199,9 @@ def _channels_first(tensor: Any) -> bool:
         tensor = given[0]
 
 
-def before_classifier(model: keras.Model, nodes: Mapping[str, Any], paths: Paths) -> str:
-    """The last cut that has trained weights behind it, before the dropout that may stand there."""
+def before_classifier(model: keras.Model, nodes: Mapping[str, Any], paths: Paths, fresh: bool) -> str:
+    """The last cut that has trained weights behind it, before the dropout that may stand there. `fresh`: for
+    another classifier, that is to read what this one does; CutError for several that read parts of it."""
     order = list(nodes)
     trained = [name for name, node in nodes.items() if _is_trained(node)]
     matrices = [name for name in trained if not is_temperature(nodes[name].operation)]
@@ -207,6 +209,13 @@ def before_classifier(model: keras.Model, nodes: Mapping[str, Any], paths: Paths
     legal = [cut for cut in paths.cuts if order.index(cut) < last]
     if not legal:
         raise CutError(f"{model.name} has no place before its last layer where it can be cut")
+    ends = classifiers(model) if fresh and len(model.outputs) == 1 else []
+    if (
+        len({id(x) for node in ends for x in node.input_tensors}) > 1
+        and len(nodes[legal[-1]].outputs[0].shape) > 2
+    ):
+        names = ", ".join(repr(name) for name, node in nodes.items() if any(node is end for end in ends))
+        raise CutError(APART.format(called=model.name, names=names))
     while len(legal) > 1 and isinstance(nodes[legal[-1]].operation, keras.layers.Dropout):
         legal.pop()
     return legal[-1]

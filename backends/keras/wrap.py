@@ -108,7 +108,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         if len(model.outputs) > 1:
             at = at_end(model, nodes, samples)
     elif request.cut is None:
-        at = tensor_of(model, nodes, before_classifier(model, nodes, paths), "", samples)
+        at = tensor_of(model, nodes, before_classifier(model, nodes, paths, request.fresh), "", samples)
     else:
         at = chosen(model, nodes, paths, request, samples)
     if at is None:

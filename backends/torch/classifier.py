@@ -97,10 +97,11 @@ class _Walk:
         if node.op == "call_module":
             module, path = self.source.get_submodule(str(node.target)), str(node.target)
             if not behind.summed and is_last(module, path, behind.named, behind.direct and self.single):
-                self.found[node] = self._read(node, -1 if isinstance(module, nn.Linear) else 1)
+                self.found[node] = self._read(node, -1 if is_linear(module) else 1)
                 return True
             self.hidden = self.hidden or next(module.children(), None) is not None
-            if next(module.parameters(), None) is not None or not isinstance(module, LAYERS):
+            passes = isinstance(module, LAYERS) or type(module).__name__ == "DeQuantize"
+            if next(module.parameters(), None) is not None or not passes:
                 return False
             direct = isinstance(module, DIRECT)
         elif node.op not in ("call_function", "call_method"):
@@ -144,11 +145,19 @@ def is_matrix(value: Any) -> bool:
 def is_last(module: nn.Module, path: str, named: bool, direct: bool) -> bool:
     """Whether a layer is a classifier by what it is, or by what it is called. `named`: it has to be called so.
     `direct`: it makes the one thing that the module gives; a convolution of 1x1 then makes a map of classes."""
-    if isinstance(module, nn.Linear):
+    if is_linear(module):
         return is_ranking(path) if named else not is_projection(path)
-    if isinstance(module, nn.Conv2d) and is_ranking(path):
-        return module.kernel_size == (1, 1) or direct
-    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and direct and not is_projection(path)
+    if not isinstance(module, nn.Conv1d | nn.Conv2d):
+        return False
+    alone = set(module.kernel_size) == {1}  # each place is by itself
+    return (alone or direct) if is_ranking(path) else (alone and direct and not is_projection(path))
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear layer, of floats or quantized."""
+    kind = type(module)
+    quantized = kind.__name__ == "Linear" and kind.__module__.startswith("torch.ao.nn.quantized.")
+    return isinstance(module, nn.Linear) or quantized
 
 
 def _is_sum_of_several(node: fx.Node) -> bool:

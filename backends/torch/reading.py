@@ -8,9 +8,11 @@ Invariant: a linear layer on what a fresh classifier gets can be what all of the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -21,6 +23,7 @@ from headstart.backends.torch.learning import counterpart
 from headstart.backends.torch.trace import Traced, sharing
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import BEFORE, END
+from headstart.data.rows import each
 from headstart.graph.cuts import Paths
 from headstart.models.feature_layout import mask_of
 
@@ -97,6 +100,41 @@ def before_classifiers(source: nn.Module, traced: Traced, example: Any) -> Place
     check_joinable(names, [values[node] for node in kept], [reads[node] for node in kept], example)
     names.sort(key=lambda name: order.index(traced.nodes[name]))
     return Place(f"{BEFORE}{', '.join(names)}", [(node, reads[node] or -1) for node in kept])
+
+
+def before_rest(source: nn.Module, traced: Traced, example: Any) -> str:
+    """Where a trunk ends, of which all that comes behind is the head: with a row for each sample."""
+    cut = before_classifier(source, traced, traced.paths)
+    legal = traced.paths.cuts[: traced.paths.cuts.index(cut) + 1]
+    with contextlib.suppress(Exception):  # it may be made for so many samples as there are in the example
+        nodes = [traced.nodes[name] for name in legal]
+        two, three = (_shapes(source, traced, nodes, rows) for rows in (example, each(_and_one_more, example)))
+        rows = [name for name in legal if _is_of_samples(*(found[traced.nodes[name]] for found in (two, three)))]
+        return rows[-1] if rows else cut
+    return cut
+
+
+def _and_one_more(array: np.ndarray) -> np.ndarray:
+    return np.concatenate([array, array[:1]])
+
+
+def _is_of_samples(two: tuple[int, ...], three: tuple[int, ...]) -> bool:
+    """By the shapes of what is given for two samples, and for three."""
+    return (two[:1], three[:1]) == ((2,), (3,)) and two[1:] == three[1:]
+
+
+def _shapes(
+    source: nn.Module, traced: Traced, nodes: Collection[fx.Node], example: Any
+) -> dict[fx.Node, tuple[int, ...]]:
+    """Of what the nodes give for the example; () for what is no tensor."""
+    found: dict[fx.Node, tuple[int, ...]] = {}
+
+    def mark(node: fx.Node, value: Any) -> None:
+        found[node] = tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+
+    with torch.no_grad():
+        Walk(sharing(source, buffers=False), traced.graph, nodes, mark).given(traced.inputs, batch_of(example))
+    return found
 
 
 def _before_dropout(source: nn.Module, traced: Traced, read: Read) -> Read:

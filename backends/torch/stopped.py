@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from headstart.backends.torch.arrays import batch_of
-from headstart.backends.torch.classifier import PASSING, is_last, is_matrix
+from headstart.backends.torch.classifier import PASSING, is_last, is_linear, is_matrix
 from headstart.backends.torch.ending import tensors
 from headstart.backends.torch.reading import distinct, joined
 from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, sharing
@@ -305,14 +305,15 @@ def _ranks(module: nn.Module, taken: Any, given: Any) -> bool:
     """Whether it may be a classifier: features meet a matrix of its own, and no other layer is in it."""
     rows = isinstance(taken, torch.Tensor) and taken.ndim == 2 and taken.is_floating_point()
     weights = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    alone = next(module.children(), None) is None or isinstance(module, nn.Linear)
-    return rows and isinstance(given, torch.Tensor) and alone and any(map(is_matrix, weights))
+    alone = next(module.children(), None) is None and any(map(is_matrix, weights))
+    return rows and isinstance(given, torch.Tensor) and (alone or is_linear(module))
 
 
 def _ranks_places(module: nn.Module, taken: Any, given: Any) -> bool:
     """Whether it may be a classifier of each place of a map, or of each token."""
     places = isinstance(taken, torch.Tensor) and taken.ndim in (3, 4) and isinstance(given, torch.Tensor)
-    return places and (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and taken.ndim == 4))
+    axes = {nn.Conv1d: 3, nn.Conv2d: 4}.get(type(module))
+    return places and (is_linear(module) or taken.ndim == axes)
 
 
 def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[str, torch.Tensor]:
@@ -351,7 +352,7 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[
             used.add(name)
             module, axes_taken = source.get_submodule(name), takes[name].ndim
             # of tokens, of which the classes of one may be taken, nobody knows here which
-            fitting = axes_taken == axes if isinstance(module, nn.Linear) else True
+            fitting = axes_taken == axes if is_linear(module) else True
             return axes_taken == 2 or (fitting and is_last(module, name, False, direct and len(ends) == 1))
         if hasattr(step, "variable"):
             return not is_matrix(step.variable)

@@ -27,6 +27,7 @@ from headstart.backends.doors.torch import AUTOCAST
 from headstart.backends.torch.chance import drawn, undrawn
 from headstart.common.errors import CutError
 from headstart.graph.cuts import Paths
+from headstart.models.several import by_name
 
 INPUT, OUTPUT = "input", "output"
 
@@ -61,8 +62,7 @@ class Call:
         if not isinstance(example, dict):
             return cls((), False)
         arguments = inspect.signature(module.forward).parameters
-        anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in arguments.values())
-        return cls(tuple(sorted(example)), anything or example.keys() <= arguments.keys())
+        return cls(tuple(sorted(example)), by_name(arguments, example))
 
     def __call__(self, forward: Callable[..., Any], batch: Any) -> Any:
         return forward(**batch) if self.by_name else forward(batch)

@@ -22,7 +22,7 @@ from torch import nn
 from headstart.backends.torch import axes, forms, reading, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy
 from headstart.backends.torch.chance import undrawn
-from headstart.backends.torch.classifier import is_hidden, labels_of, ranking
+from headstart.backends.torch.classifier import is_hidden, is_linear, labels_of, ranking
 from headstart.backends.torch.ending import (
     BACK,
     ORDERS,
@@ -164,7 +164,7 @@ def _made(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | 
         return _whole(request, source, call, None)
     if request.rest:
         return _split(
-            request, source, call, traced, reading.Place(reading.before_classifier(source, traced, traced.paths))
+            request, source, call, traced, reading.Place(reading.before_rest(source, traced, request.example))
         )
     if request.fresh and ranking(source, traced):
         return _split(request, source, call, traced, reading.before_classifiers(source, traced, request.example))
@@ -282,7 +282,7 @@ def _stopped_before(
     names = [*reads] if len(apart) > 1 else apart
     taken = [reads[path] for path in apart]
     channels = [
-        1 if isinstance(source.get_submodule(path), nn.Conv2d) else x.ndim - 1
+        x.ndim - 1 if is_linear(source.get_submodule(path)) or x.ndim == 2 else 1
         for path, x in zip(apart, taken, strict=True)
     ]
     if len(apart) > 1:

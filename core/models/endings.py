@@ -52,6 +52,12 @@ def are_bounded(*runs: np.ndarray) -> bool:
     return bool((rows >= 0).all() and (rows <= 1).all() and np.ptp(rows, axis=0).max(initial=0) > 0)
 
 
+APART = (
+    "the classifiers at the end of {called}, {names}, read arrays of their own, and a fresh one takes one array: "
+    "wrap a module that gives them side by side, with cut='its end'; or choose with cut= what a single one reads"
+)
+
+
 # What people call a linear layer at a module's end: the classifier, or a projection that encoders end in.
 RANKINGS = ("classifier", "head", "fc", "logits")
 PROJECTIONS = ("proj", "embed", "neck", "bottleneck")

@@ -1,4 +1,5 @@
-"""Which of several arrays that a module gives is taken: a dict, a tuple, an object with fields, nested.
+"""Which of several arrays that a module gives is taken: a dict, a tuple, an object with fields, nested. And how it
+is given several: each by its name, or a dict of them.
 
 Invariant: whatever the framework, the same outputs are chosen from in the same way, and what cannot be told apart
 is listed and asked for.
@@ -7,7 +8,8 @@ is listed and asked for.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from headstart.common.errors import CutError
@@ -16,11 +18,21 @@ from headstart.graph.cuts import listed
 Entry = tuple[str | int, ...]
 """where an array is: keys, places and fields"""
 
-EMBEDDED = ("image_embeds", "text_embeds")  # of transformers' models with a projection
+EMBEDDED = ("image_embeds", "text_embeds", "sentence_embedding")  # of transformers and sentence-transformers
 HUBS_POOLED, HUBS_TOKENS = "pooled_output", "sequence_output"  # as KerasHub calls them
 POOLED, TOKENS, LOGITS = "pooler_output", "last_hidden_state", "logits"
 MAP, AUXILIARY = "out", "aux"  # of torchvision's networks for segmentation
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+
+
+def by_name(arguments: Mapping[str, inspect.Parameter], names: Collection[str]) -> bool:
+    """Whether a function of these arguments takes arrays of these names one by one; else it takes a dict of
+    them."""
+    if not any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values()):
+        return set(names) <= arguments.keys()
+    anything = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    needed = [argument for argument in arguments.values() if argument.kind not in anything]
+    return all(argument.name in names for argument in needed if argument.default is argument.empty)
 
 
 def arrays(value: Any, kind: type[Any], before: Entry = ()) -> Iterator[tuple[Entry, Any]]:

@@ -93,3 +93,24 @@ def test_the_end_is_a_cut_where_a_head_comes_behind_it(own: Any) -> None:
     with pytest.raises(CutError, match="leaves nothing to train"):
         hs.wrap(net, "layers.8", preprocess=P)
     assert hs.wrap(own.Deep(), "fc", **FRESH).weights == "its own, cut at fc"
+
+
+def test_of_several_classifiers_on_arrays_of_their_own_one_is_asked_for(own: Any) -> None:
+    import jax
+    from flax import nnx
+
+    class Distilled(nnx.Module):
+        def __init__(self, alike: bool) -> None:
+            self.head, self.dist = (nnx.Linear(3, 4, rngs=nnx.Rngs(seed)) for seed in (0, 1))
+            self.alike = alike
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            tokens = jax.numpy.tanh(x.reshape(len(x), -1, 3))
+            first = tokens[:, 0]
+            return (self.head(first) + self.dist(first if self.alike else tokens[:, 1])) / 2
+
+    with pytest.raises(CutError, match=r"'dist', 'head', read arrays of their own.*side by side"):
+        hs.wrap(Distilled(False), **FRESH)
+    assert hs.wrap(Distilled(True), **FRESH).module_cut == "before head"
+    first = hs.forward(hs.wrap(Distilled(False), "before head", **FRESH), X, "trunk")["trunk"]
+    assert relative_error(first, np.tanh(X.reshape(len(X), -1, 3)[:, 0])) < 1e-5

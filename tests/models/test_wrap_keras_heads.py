@@ -180,3 +180,18 @@ def test_quantized_layers_stay_what_they_are(backend: str) -> None:
         made.graph["trunk"].attrs["part"].initial(0)
     with pytest.raises(SettingError, match=r"layer 'last' \(int8\) behind the cut 'cut' is quantized"):
         hs.wrap(net, "cut")
+
+
+def test_of_several_classifiers_on_tokens_of_their_own_one_is_asked_for() -> None:
+    import keras
+    from keras import layers
+
+    x = keras.Input((16, 16, 3))
+    tokens = layers.LayerNormalization(name="norm")(layers.Reshape((256, 3))(x))
+    flat = layers.Flatten()(tokens)
+    apart = [layers.Dense(4, name="head")(tokens[:, 0]), layers.Dense(4, name="dist")(tokens[:, 1])]
+    with pytest.raises(CutError, match=r"'head', 'dist', read arrays of their own.*side by side"):
+        hs.wrap(keras.Model(x, layers.Average()(apart)), **FRESH)
+    alike = [layers.Dense(4, name=name)(flat) for name in ("head", "dist")]
+    model = hs.wrap(keras.Model(x, layers.Average()(alike)), **FRESH)
+    assert model.graph.shapes((16, 16, 3))["trunk"] == (768,)

@@ -119,3 +119,56 @@ def test_maps_of_classes_of_several_layers(own: Any, traced: bool) -> None:
 @pytest.mark.parametrize("kind", ["projected", "active", "wider"])
 def test_maps_of_features_stay_the_end(own: Any, kind: str, traced: bool) -> None:
     assert hs.wrap(made(own, "Dense", kind, traced), **FRESH).weights == "its own, cut at its end"
+
+
+def frames(own: Any, module: Any) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
+    x = np.random.default_rng(0).standard_normal((5, 2, 64)).astype(np.float32)
+    with torch.no_grad():
+        return x, module.features(torch.from_numpy(x)).numpy()
+
+
+def test_classes_of_each_frame_are_no_features(own: Any) -> None:
+    module = made(own, "Frames", "frames")
+    x, expected = frames(own, module)
+    model = hs.wrap(module, head="linear", classes=3, example=x)
+    assert relative_error(hs.forward(model, x, "trunk")["trunk"], expected.transpose(0, 2, 1)) < 1e-5
+
+
+def test_the_rest_begins_where_there_is_a_row_for_each_sample(own: Any) -> None:
+    import torch
+
+    module = made(own, "Frames", "first")
+    x, expected = frames(own, module)
+    model = hs.wrap(module, example=x)
+    found = hs.forward(model, x, ["trunk", "logits"])
+    assert relative_error(found["trunk"], expected) < 1e-5
+    with torch.no_grad():
+        logits = module(torch.from_numpy(x)).numpy()
+    assert relative_error(found["logits"], logits) < 1e-5
+
+
+def test_a_dict_goes_in_whole_where_it_alone_is_wanted(own: Any) -> None:
+    """As SentenceTransformer's forward(input, **kwargs) takes and gives it."""
+    module = made(own, "Frames", "dict")
+    x, expected = frames(own, module)
+    batch = {"other": x[:, 0], "x": x}
+    model = hs.wrap(module, head="linear", classes=3, example=batch)
+    assert model.module_cut == "sentence_embedding"
+    assert relative_error(hs.forward(model, batch, "trunk")["trunk"], expected.mean(2)) < 1e-5
+    named = hs.wrap(module, "tokens", head="linear", classes=3, example={"x": x}, layout="ncl")
+    assert relative_error(hs.forward(named, {"x": x}, "trunk")["trunk"], expected.transpose(0, 2, 1)) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # deprecated, and networks have it
+def test_a_quantized_classifier(own: Any) -> None:
+    import torch
+
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("this torch computes nothing quantized")
+    module = made(own, "Codes")
+    with torch.no_grad():
+        expected = module.features(own.nchw(X)).dequantize().numpy()
+    assert np.ptp(expected) > 0
+    np.testing.assert_array_equal(hs.forward(hs.wrap(module, **FRESH), X, "trunk")["trunk"], expected)
