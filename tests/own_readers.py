@@ -23,6 +23,8 @@ class Distilled(nn.Module):
         "wide": lambda self, x: self.head(x[:, 0]) + self.wide(x[:, 1:3].flatten(1)),
         "chained": lambda self, x: self.head(x[:, 0]) + self.again(self.head(x[:, 0]).tanh()),
         "tokens": lambda self, x: self.head(x),
+        "last": lambda self, x: {"logits": self.head(x)[torch.arange(len(x)), -1], "hidden": x},
+        "mean": lambda self, x: self.head(x).mean(1),
     }
 
     def __init__(self, kind: str, traced: bool = True) -> None:

@@ -370,6 +370,34 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[
     return ranks
 
 
+def classifier_of_one_token(source: nn.Module, call: Call, example: Any, run: Run) -> str | None:
+    """The linear layer that makes logits of every token, of which the module gives those of one, or their mean:
+    without it the module gives at its end what this layer makes the logits of. None where there is none."""
+    if (end := _end(run.output)) is None or end.ndim != 2:
+        return None
+    for name in reversed(run.ran):
+        (taken, given), module = run.values[name], source.get_submodule(name)
+        if is_projection(name) or not is_linear(module) or not _ranks_places(module, taken, given):
+            continue
+        if given.shape[-1] != end.shape[-1]:
+            continue
+        shell = sharing(source)
+        leave_out(shell, name)
+        try:
+            with torch.no_grad():
+                read = _end(call(shell, batch_of(example)))
+                if read is not None and read.ndim == 2 and torch.allclose(module(read), end, 1e-4, 1e-6):
+                    return name
+        except Exception:  # it cannot do without
+            continue
+    return None
+
+
+def leave_out(source: nn.Module, path: str) -> None:
+    """Put what gives what it takes in the place of a submodule."""
+    _replace(source, path, Absent())
+
+
 def _made_of(logits: torch.Tensor, end: torch.Tensor) -> str | None:
     """The ending that makes `end` of the logits, whatever the code between, such as `.float()` under autocast."""
     if logits is end:

@@ -52,7 +52,7 @@ from headstart.data import Preprocess
 from headstart.data.rows import count
 from headstart.models.endings import is_projection
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
-from headstart.models.several import TOKENS, dotted, entry_of
+from headstart.models.several import LOGITS, TOKENS, dotted, entry_of
 from headstart.models.structure import Teller
 
 
@@ -251,6 +251,9 @@ def _stopped_before_classifier(
     if not path and request.fresh:
         reads = stopped.classifiers_before_end(source, call, request.example)
         path = next(iter(reads), "")
+        token = None if path else stopped.classifier_of_one_token(source, call, request.example, run)
+        if token is not None:
+            return _left_out(request, source, call, run, token)
     if not path or (not request.rest and isinstance(run.output, torch.Tensor) and is_projection(path)):
         if not request.rest or traced is not None:
             return None
@@ -297,6 +300,20 @@ def _stopped_before(
     part = part_of(request, request.example, source, structure, pristine, ending)
     wrapping = Wrapping(cut, cut, part, params_of(source, source), reason=reason, layout=ending.layout)
     return Made(wrapping, None, ending)
+
+
+def _left_out(request: WrapRequest, source: nn.Module, call: Call, run: stopped.Run, path: str) -> Made:
+    """All of the module as the trunk, without its classifier of every token: then it gives what a fresh one is to
+    read."""
+    pristine = sharing(source)
+    stopped.leave_out(source, path)
+    cut = f"{BEFORE}{path}"
+    if call.by_name:
+        source.forward = ByName(source.forward)
+    ending = Ending(() if isinstance(run.output, torch.Tensor) else (LOGITS,))
+    structure, reason = told(source, lambda teller: [cut, call.by_name, teller.value(source)])
+    part = part_of(request, request.example, source, structure, pristine, ending)
+    return Made(Wrapping(cut, cut, part, params_of(source, source), reason=reason), None, ending)
 
 
 def _check_reads(trunk: nn.Module, example: Any, cut: str, expected: torch.Tensor) -> None:

@@ -91,6 +91,21 @@ def test_a_classifier_of_each_token(own: Any, traced: bool) -> None:
     assert relative_error(pooled, features(own, module).mean(1)) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["last", "mean"])
+def test_of_logits_of_every_token_one_is_given(own: Any, tmp_path: Path, kind: str) -> None:
+    """As GPT-2's classifier does it, with the last token that is no padding."""
+    module = made(own, "Distilled", kind, False)
+    model = hs.wrap(module, **FRESH)
+    assert model.module_cut == "before head"
+    tokens = features(own, module)
+    expected = tokens[:, -1] if kind == "last" else tokens.mean(1)
+    assert relative_error(hs.forward(model, X, "trunk")["trunk"], expected) < 1e-5
+    assert key(hs.wrap(module, "before head", **FRESH)).digest == key(model).digest
+    data = hs.data.digits().subset(np.arange(24)).split(0.75, seed=0)
+    run = fit(model, data, tmp_path, mode="full", epochs=1)
+    assert not np.array_equal(run.model.params["trunk.tokens"], model.params["trunk.tokens"])
+
+
 @pytest.mark.parametrize("traced", [True, False])
 @pytest.mark.parametrize("kind", ["plain", "resized", "shares", "called", "auxiliary"])
 def test_maps_of_classes_are_no_features(own: Any, kind: str, traced: bool) -> None:
