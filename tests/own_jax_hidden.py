@@ -38,6 +38,28 @@ class Own(nnx.Module):
         return (x @ self.w[...] + self.b[...]).astype(x.dtype)
 
 
+class Itself(Net):
+    """Its classifier is in no submodule."""
+
+    def __init__(self, compiled: bool, name: str = "w") -> None:
+        super().__init__()
+        self.compiled, self.name = compiled, name
+        setattr(self, name, nnx.Param(jnp.ones((5, 3)) * jnp.arange(3)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def last(x: jax.Array, w: jax.Array) -> jax.Array:
+            return x @ w.astype(x.dtype)
+
+        w = getattr(self, self.name)[...]
+        return nnx.softmax((jax.jit(last) if self.compiled else last)(self.features(x), w) / 0.5)
+
+
+class LinenItself(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.relu(nn.Dense(5, name="mid")(x)) @ self.param("w", nn.initializers.lecun_normal(), (5, 3))
+
+
 class Gated(Own):
     def __call__(self, x: jax.Array) -> jax.Array:
         return super().__call__(x) * x[:, :3]

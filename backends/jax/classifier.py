@@ -8,8 +8,8 @@ end in, is none.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -112,21 +112,34 @@ def watch(part: Any, path: str, known: bool) -> None:
     object.__setattr__(part, "__class__", called_by(kind, call))
 
 
-def classifier_of(watching: Callable[[Any], Any], example: Any) -> tuple[str | None, bool]:
-    """The path of the submodule that is the classifier at a module's end, told by a program of its run; None where
-    there is none. And whether it is run inside of what JAX transforms as one thing. CutError for several that read
-    arrays of their own. `watching`: runs the module on a batch and notes its linear layers."""
+class Found(NamedTuple):
+    """The classifier at a module's end."""
+
+    path: str | None = None
+    """of the submodule that it is; None where there is none"""
+    inside: bool = False
+    """whether it is run inside of what JAX transforms as one thing"""
+    matrices: Sequence[jax.Array] = ()
+    """where there is none: what the module multiplies by at its end, in no submodule"""
+
+
+def classifier_of(watching: Callable[[Any], Any], example: Any) -> Found:
+    """Told by a program of a module's run. CutError for several that read arrays of their own. `watching`: runs it on a
+    batch and notes its linear layers."""
 
     def run(x: Any) -> Any:
         return at_end(watching(x), jax.Array)
 
-    program = jax.make_jaxpr(run)(jax.tree.map(jax.numpy.asarray, example)).jaxpr
+    closed = jax.make_jaxpr(run)(jax.tree.map(jax.numpy.asarray, example))
+    program, constants = closed.jaxpr, dict(zip(map(id, closed.jaxpr.constvars), closed.consts, strict=True))
     if len(program.outvars) != 1:
-        return None, False
+        return Found()
     walk = Walk()
     whole = Scope(program)
-    if not walk.is_rank(whole, program.outvars[0]) or not walk.reached:
-        return None, False
+    if not walk.is_rank(whole, program.outvars[0]):
+        return Found(matrices=[constants[key] for key in walk.multiplied if key in constants])
+    if not walk.reached:
+        return Found()
     if len({(id(scope), id(taken)) for scope, taken in walk.reached.values()}) > 1:
         names = ", ".join(map(repr, sorted(walk.reached)))
         raise CutError(APART.format(called="the module", names=names))
@@ -134,7 +147,7 @@ def classifier_of(watching: Callable[[Any], Any], example: Any) -> tuple[str | N
     if len(walk.reached) > 1:  # which read the same: that which runs first
         called = [str(made.params.get("name", "")) for made in scope.program.eqns]
         path = min(walk.reached, key=lambda path: called.index(TAKEN + path))
-    return (None, False) if taken is None or scope.is_input(taken) else (path, scope.around is not None)
+    return Found() if taken is None or scope.is_input(taken) else Found(path, scope.around is not None)
 
 
 class Scope:
@@ -159,6 +172,13 @@ class Scope:
             return None
         return self.around, self.equation.invars[self.inputs[id(variable)]]
 
+    def origin(self, variable: Any) -> int:
+        """The identity of what it is in the outermost program, but for another shape or type."""
+        if (maker := self.makers.get(id(variable))) is not None and maker.primitive.name in RESHAPING:
+            return self.origin(maker.invars[0])
+        there = self.outside(variable)
+        return id(variable) if there is None else there[0].origin(there[1])
+
     def is_input(self, variable: Any) -> bool:
         """Whether it is the batch itself."""
         if (there := self.outside(variable)) is not None:
@@ -172,16 +192,19 @@ class Walk:
     def __init__(self) -> None:
         self.reached: dict[str, tuple[Scope, Any]] = {}
         """path -> where it is run, and what it takes there: None where it is run more than once"""
+        self.multiplied: list[int] = []
+        """what the module multiplies by where no submodule does, by the identity of the variable"""
         self._seen: set[tuple[int, int]] = set()
 
-    def is_rank(self, scope: Scope, variable: Any) -> bool:
+    def is_rank(self, scope: Scope, variable: Any, within: tuple[str, ...] = ()) -> bool:
+        """`within`: the submodules whose result it is a part of, or of whose result it was made."""
         # A second way to it says no more, and of what is added to itself again and again there are very many.
         if hasattr(variable, "val") or (id(scope), id(variable)) in self._seen:
             return True
         self._seen.add((id(scope), id(variable)))
         if (maker := scope.makers.get(id(variable))) is None:
             if (there := scope.outside(variable)) is not None:
-                return self.is_rank(*there)
+                return self.is_rank(*there, within)
             return id(variable) not in scope.inputs  # a temperature, an offset: not of the batch
         kind, name = maker.primitive.name, str(maker.params.get("name", ""))
         if kind == NAME and name.startswith(KNOWN):
@@ -192,20 +215,24 @@ class Walk:
             )  # of two, as in a row of residual blocks, none is the one that is looked for
         if kind == NAME and name.startswith(MADE):
             before, seen, path = dict(self.reached), set(self._seen), name.removeprefix(MADE)
-            if self.is_rank(scope, maker.invars[0]):
+            if self.is_rank(scope, maker.invars[0], (*within, path)):
                 return True
             product = Product(path)
             if is_projection(path) or not product.is_linear(scope, maker.invars[0]) or not product.takes:
                 return False
             self.reached, self._seen = {**before, path: (scope, _taken(scope, path))}, seen
             return True
+        if kind == NAME and within and name == TAKEN + within[-1]:
+            within = within[:-1]
+        if kind == "dot_general" and not within and not scope.is_input(maker.invars[0]):
+            self.multiplied += [scope.origin(atom) for atom in maker.invars if not of_batch(scope, atom)]
         if kind not in (*PRIMITIVES, NAME) and name not in FUNCTIONS:
             inner = scope.inside(maker)
             at = next(at for at, made in enumerate(maker.outvars) if made is variable)
-            return inner is not None and self.is_rank(inner, inner.program.outvars[at])
+            return inner is not None and self.is_rank(inner, inner.program.outvars[at], within)
         # Last made, first seen: of what is added to a long row of layers, the layer says sooner that it is none.
         latest = sorted(maker.invars, key=lambda atom: -scope.order.get(id(atom), -1))
-        return all(self.is_rank(scope, atom) for atom in latest)
+        return all(self.is_rank(scope, atom, within) for atom in latest)
 
 
 class Product:
@@ -259,6 +286,7 @@ def of_batch(scope: Scope, variable: Any) -> bool:
 
 
 NAME = "name"
+RESHAPING = ("convert_element_type", "reshape", "squeeze", "transpose", "broadcast_in_dim", "copy")
 
 
 def _taken(scope: Scope, path: str) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +53,7 @@ from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRe
 from headstart.data.rows import count
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
+from headstart.models.endings import is_projection
 from headstart.models.feature_layout import last_only
 from headstart.models.several import TOKENS, Entry, arrays, at_end, by_name, dotted, entry_in, is_class_token
 from headstart.models.structure import Structure
@@ -266,9 +267,11 @@ def _module(request: WrapRequest) -> Wrapping:
                 return linen.watched(lambda: Whole(nnx.clone(module), by_name, False).given(x))
             return watched(uncompiled(nnx.clone(module)), lambda clone: Whole(clone, by_name, False).given(x))
 
-        at, inside = classifier_of(watching, request.example)
+        at, inside, matrices = classifier_of(watching, request.example)
         if inside:
             raise CutError(HIDDEN.format(_called(module), at))
+        if own := [name for name in _names_of(module, matrices) if not is_projection(name)]:
+            raise CutError(OWN.format(_called(module), own[0]))
         cut, before = (None, False) if at is None else (f"{BEFORE}{at}", True)
     structure, reason = told(lambda teller: [cut, by_name, teller.value(module)])
     if at is not None:
@@ -327,6 +330,18 @@ def _names(module: nnx.Module) -> dict[Path, str]:
     return {path: joined(path) for path in variables(module)}
 
 
+def _names_of(module: nnx.Module, matrices: Sequence[jax.Array]) -> list[str]:
+    """What parameters with these values are called."""
+    names = _names(module)
+    return [
+        names[path]
+        for path, variable in variables(module).items()
+        if isinstance(variable, nnx.Param)
+        for matrix in matrices
+        if variable.shape == matrix.shape and np.array_equal(variable[...], matrix)
+    ]
+
+
 def _submodules(module: nnx.Module, by_name: bool, example: Any) -> dict[str, nnx.Module]:
     """Path -> what in a module can be called; a linen module knows when it runs."""
     if isinstance(module, linen.Bridged):
@@ -381,6 +396,11 @@ def _check_called_once(module: nnx.Module, cut: str, by_name: bool, example: Any
         )
 
 
+OWN = (
+    "{} ends in a product of its own with {!r}, in none of its submodules, and nothing can be cut off before it. "
+    "Give it a submodule (nnx.Linear, linen.Dense) there, or pass cut=, a submodule before it, or cut='its end' "
+    "for a fresh head behind what it gives"
+)
 HIDDEN = (
     "{} ends in a classifier, {!r}, inside of what JAX transforms as one thing (jit, remat, scan, vmap ...), "
     "where nothing can be cut off before it. Pass the module made without that (jit and remat change no "

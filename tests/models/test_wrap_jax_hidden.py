@@ -64,6 +64,22 @@ def test_a_classifier_that_cannot_be_cut_off_is_told(own: Any, how: str) -> None
     assert hs.wrap(module, "its end", **settings, **FRESH).weights == "its own, cut at its end"
 
 
+@pytest.mark.parametrize("how", ["plain", "compiled", "linen"])
+def test_a_classifier_in_no_submodule_is_told(own: Any, how: str) -> None:
+    """Nothing can be cut off before it, so a fresh head would stand behind what it gives."""
+    module = own.LinenItself() if how == "linen" else own.Itself(how == "compiled")
+    settings = {"params": variables(module)} if how == "linen" else {}
+    with pytest.raises(CutError, match=r"ends in a product of its own with '(params\.)?w'.*cut='its end'"):
+        hs.wrap(module, **settings, **FRESH)
+    for cut in ("its end", "mid"):
+        assert hs.wrap(module, cut, **settings, **FRESH).weights == f"its own, cut at {cut}"
+
+
+def test_a_projection_in_no_submodule_is_an_end(own: Any) -> None:
+    module = own.Itself(False, "text_projection")
+    assert hs.wrap(module, **FRESH).weights == "its own, cut at its end"
+
+
 @pytest.mark.parametrize("how", ["Twice", "Linen"])
 def test_what_is_called_twice_is_no_cut(own: Any, how: str) -> None:
     module = getattr(own, how)()
@@ -79,4 +95,4 @@ def test_a_long_row_of_residual_blocks(own: Any, normed: bool) -> None:
     from headstart.backends.jax.classifier import classifier_of, watched
 
     module = own.Row(400, normed)
-    assert classifier_of(lambda x: watched(module, lambda clone: clone(x)), ROWS) == (None, False)
+    assert classifier_of(lambda x: watched(module, lambda clone: clone(x)), ROWS).path is None
