@@ -124,8 +124,8 @@ class Found(NamedTuple):
 
 
 def classifier_of(watching: Callable[[Any], Any], example: Any) -> Found:
-    """Told by a program of a module's run. CutError for several that read arrays of their own. `watching`: runs it on a
-    batch and notes its linear layers."""
+    """Told by a program of a module's run. CutError for several that read arrays of their own. `watching`: runs it
+    on a batch and notes its linear layers."""
 
     def run(x: Any) -> Any:
         return at_end(watching(x), jax.Array)
@@ -210,9 +210,7 @@ class Walk:
         if kind == NAME and name.startswith(KNOWN):
             path = name.removeprefix(KNOWN)
             self.reached[path] = scope, _taken(scope, path)
-            return (
-                len(self.reached) == 1
-            )  # of two, as in a row of residual blocks, none is the one that is looked for
+            return len(self.reached) <= MOST
         if kind == NAME and name.startswith(MADE):
             before, seen, path = dict(self.reached), set(self._seen), name.removeprefix(MADE)
             if self.is_rank(scope, maker.invars[0], (*within, path)):
@@ -286,6 +284,8 @@ def of_batch(scope: Scope, variable: Any) -> bool:
 
 
 NAME = "name"
+MOST = 8
+"""classifiers at one end; more are the last layers of a row of residual blocks, which may be very long"""
 RESHAPING = ("convert_element_type", "reshape", "squeeze", "transpose", "broadcast_in_dim", "copy")
 
 
