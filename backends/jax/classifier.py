@@ -8,7 +8,7 @@ end in, is none.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -138,7 +138,7 @@ def classifier_of(watching: Callable[[Any], Any], example: Any) -> Found:
     whole = Scope(program)
     if not walk.is_rank(whole, program.outvars[0]):
         return Found(matrices=[constants[key] for key in walk.multiplied if key in constants])
-    if not walk.reached:
+    if not walk.reached or walk.is_row():
         return Found()
     if len({(id(scope), id(taken)) for scope, taken in walk.reached.values()}) > 1:
         names = ", ".join(map(repr, sorted(walk.reached)))
@@ -232,6 +232,19 @@ class Walk:
         latest = sorted(maker.invars, key=lambda atom: -scope.order.get(id(atom), -1))
         return all(self.is_rank(scope, atom, within) for atom in latest)
 
+    def is_row(self) -> bool:
+        """Whether one of them reads what is made of another's numbers, as in a row of residual blocks. Where they
+        are called classifiers, numbers of classes are refined."""
+        if any(map(is_ranking, self.reached)):
+            return False
+        ends = {prefix + path for path in self.reached for prefix in (MADE, KNOWN)}
+        return any(
+            maker is not None and maker.primitive.name == NAME and maker.params["name"] in ends
+            for scope, taken in self.reached.values()
+            if taken is not None
+            for _, _, maker in behind(scope, taken)
+        )
+
 
 class Product:
     """Whether a layer of somebody's own gives a product of what it takes and a matrix, and maybe an offset."""
@@ -268,19 +281,27 @@ class Product:
 
 def of_batch(scope: Scope, variable: Any) -> bool:
     """Whether it is computed from the batch."""
+    return any(
+        maker is None and where.outside(atom) is None and id(atom) in where.inputs
+        for where, atom, maker in behind(scope, variable)
+    )
+
+
+def behind(scope: Scope, variable: Any) -> Iterator[tuple[Scope, Any, Any]]:
+    """All that it is computed from, itself too: where that is, the variable, and the equation that makes it, or
+    None."""
     waiting, seen = [(scope, variable)], set()
     while waiting:
         where, atom = waiting.pop()
         if hasattr(atom, "val") or (id(where), id(atom)) in seen:
             continue
         seen.add((id(where), id(atom)))
-        if (maker := where.makers.get(id(atom))) is not None:
+        maker = where.makers.get(id(atom))
+        yield where, atom, maker
+        if maker is not None:
             waiting += [(where, taken) for taken in maker.invars]
         elif (there := where.outside(atom)) is not None:
             waiting.append(there)
-        elif id(atom) in where.inputs:
-            return True
-    return False
 
 
 NAME = "name"

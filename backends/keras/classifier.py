@@ -38,7 +38,23 @@ def classifiers(model: keras.Model) -> list[Any]:
     made = {id(tensor): node for node in calls(model) for tensor in node.outputs}
     seen: dict[int, Any] = {}
     ends = all(_is_rank(made[id(tensor)], made, seen) for tensor in model.outputs)
-    return [node for node in seen.values() if _is_last(node.operation)] if ends else []
+    found = [node for node in seen.values() if _is_last(node.operation)]
+    said = any(is_ranking(str(getattr(node.operation, "name", ""))) for node in found)  # classes may be refined
+    return found if ends and (said or not _is_row(found, made)) else []
+
+
+def _is_row(found: list[Any], made: dict[int, Any]) -> bool:
+    """Whether one of them reads what is made of another's numbers, as in a row of residual blocks."""
+    ends, seen = {id(node) for node in found}, set()
+    waiting = [made[id(tensor)] for node in found for tensor in node.input_tensors]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in ends:
+            return True
+        if id(node) not in seen:
+            seen.add(id(node))
+            waiting += [made[id(tensor)] for tensor in node.input_tensors]
+    return False
 
 
 def _is_rank(node: Any, made: dict[int, Any], seen: dict[int, Any]) -> bool:

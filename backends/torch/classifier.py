@@ -9,7 +9,7 @@ gives. A projection, as encoders end in, is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,7 +52,23 @@ def ranking(source: nn.Module, traced: Traced) -> dict[fx.Node, Read | None]:
     """Where features meet the weights of the classifier, or classifiers, that all of what the module gives comes
     from, and what each reads, if that is one array; empty where it ends in none."""
     walk, given = _Walk(source, traced), _ends(traced)
-    return walk.found if given and all(walk.is_rank(node, _Behind()) for node in given) else {}
+    ends = bool(given) and all(walk.is_rank(node, _Behind()) for node in given)
+    said = any(is_ranking(traced.names.get(node, "")) for node in walk.found)  # numbers of classes may be refined
+    return walk.found if ends and (said or not _is_row(walk.found)) else {}
+
+
+def _is_row(found: Collection[fx.Node]) -> bool:
+    """Whether one of them reads what is made of another's numbers, as in a row of residual blocks."""
+    seen: set[fx.Node] = set()
+    waiting = [taken for node in found for taken in node.all_input_nodes]
+    while waiting:
+        node = waiting.pop()
+        if node in found:
+            return True
+        if node not in seen:
+            seen.add(node)
+            waiting += node.all_input_nodes
+    return False
 
 
 def is_hidden(source: nn.Module, traced: Traced) -> bool:

@@ -90,6 +90,10 @@ def test_what_is_called_twice_is_no_cut(own: Any, how: str) -> None:
     assert hs.wrap(module, **settings, **FRESH).weights == "its own, cut before fc"
 
 
+def test_a_row_of_residual_blocks_ends_in_no_classifier(own: Any) -> None:
+    assert hs.wrap(own.Blocks(), **FRESH).weights == "its own, cut at its end"
+
+
 @pytest.mark.parametrize("normed", [True, False])
 def test_a_long_row_of_residual_blocks(own: Any, normed: bool) -> None:
     from headstart.backends.jax.classifier import classifier_of, watched

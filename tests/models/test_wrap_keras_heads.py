@@ -195,3 +195,15 @@ def test_of_several_classifiers_on_tokens_of_their_own_one_is_asked_for() -> Non
     alike = [layers.Dense(4, name=name)(flat) for name in ("head", "dist")]
     model = hs.wrap(keras.Model(x, layers.Average()(alike)), **FRESH)
     assert model.graph.shapes((16, 16, 3))["trunk"] == (768,)
+
+
+def test_a_row_of_residual_blocks_ends_in_no_classifier() -> None:
+    import keras
+    from keras import layers
+
+    x = layers.Input((6,))
+    first = layers.Dense(5, name="stem")(x)
+    end = layers.Add()([first, layers.Dense(5, name="down")(layers.Dense(7, "relu")(first))])
+    rows = np.random.default_rng(0).standard_normal((4, 6)).astype("f")
+    made = hs.wrap(keras.Model(x, end), head="linear", classes=3, example=rows)
+    assert made.module_cut == "its end"

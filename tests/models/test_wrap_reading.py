@@ -85,6 +85,11 @@ def test_one_classifier_on_several_tokens(own: Any) -> None:
 
 
 @pytest.mark.parametrize("traced", [True, False])
+def test_a_row_of_residual_blocks_ends_in_no_classifier(own: Any, traced: bool) -> None:
+    assert hs.wrap(made(own, "Row", traced), **FRESH).module_cut == "its end"
+
+
+@pytest.mark.parametrize("traced", [True, False])
 def test_a_classifier_of_each_token(own: Any, traced: bool) -> None:
     module = made(own, "Distilled", "tokens", traced)
     pooled = hs.forward(hs.wrap(module, **FRESH), X, "pool")["pool"]
