@@ -586,6 +586,7 @@ def test_features_of_another_backend_are_taken_where_they_are_right(
     assert counts(extract(photos)) == (0, TOTAL)
 
 
+@pytest.mark.slow("keras", "jax")  # core compares
 @pytest.mark.parametrize("wrong", ["other", "zeros", "scaled"])
 def test_features_of_another_backend_are_refused_where_they_are_wrong(
     photos: Path, extract: Extract, tmp_path: Path, wrong: str
@@ -603,6 +604,7 @@ def test_features_of_another_backend_are_refused_where_they_are_wrong(
     assert shards() == before
 
 
+@pytest.mark.slow("keras", "jax")  # core compares
 def test_a_wrong_shard_is_found_among_right_ones(photos: Path, extract: Extract, tmp_path: Path) -> None:
     """Two of the samples come from elsewhere; those made here, and those that were compared, hide nothing."""
     data = hs.data.folder(photos)

@@ -142,6 +142,7 @@ def test_each_stage_of_staged_keeps_its_best(
     np.testing.assert_array_equal(begun[1][1], cached.model.params["fc.weight"])
 
 
+@pytest.mark.slow("keras", "jax")  # the suite keeps each head's own
 def test_each_head_of_a_sweep_keeps_its_best(
     model: Any, data: tuple[Dataset, Dataset], settings: dict[str, Any], cached: Any
 ) -> None:

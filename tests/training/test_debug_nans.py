@@ -220,6 +220,7 @@ def test_a_sample_at_a_known_step(
     assert ("in the frozen trunk" in str(error)) == (mode == "frozen")
 
 
+@pytest.mark.slow("keras", "jax")  # core looks for it, as in training
 @pytest.mark.parametrize(("mode", "cut"), [("cached", "flatten"), ("frozen", "relu3")])
 def test_a_sample_in_validation(
     fit: Fit, data: tuple[Dataset, Dataset], overflowing: tuple[Model, int], mode: str, cut: str
@@ -274,6 +275,7 @@ def test_a_loss_beyond_what_can_be_held(
     assert "precision='float32' instead of 'bfloat16'" in str(error)
 
 
+@pytest.mark.slow("keras", "jax")  # modules that explode, and updates, are below
 def test_a_learning_rate_that_is_too_high(fit: Fit) -> None:
     """After a step with 1e25 the weights are about that, and the second convolution multiplies two such."""
     error = failure(fit, mode="full", optimizer="sgd", lr=1e25, schedule="constant")
@@ -295,6 +297,7 @@ def poisoned() -> tuple[Dataset, int]:
     return hs.data.arrays(x, y), 77
 
 
+@pytest.mark.slow("keras", "jax")  # core looks for it
 @pytest.mark.parametrize("mode", ["full", "frozen", "cached"])
 def test_a_poisoned_sample(
     fit: Fit,

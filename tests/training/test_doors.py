@@ -148,6 +148,7 @@ def test_copies_are_warned_of(train: Dataset, backend: str) -> None:
     assert said in hs.comparison([run]).conclusion().doubts, "also to who reads the report only"
 
 
+@pytest.mark.slow("keras", "jax")  # core reads what is given
 @pytest.mark.each
 def test_whatever_is_predicted(run: hs.Run, tmp_path: Path, backend: str) -> None:
     for kind in range(3):

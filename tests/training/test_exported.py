@@ -247,6 +247,7 @@ def test_without_onnxruntime_the_command_says_what_to_install(model: Model, fold
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow("keras", "jax")  # core says it
 @pytest.mark.each
 @pytest.mark.parametrize("options", [("--top", 3), ("--on-error", "skip", "--csv", "out.csv")])
 def test_the_command_says_of_a_file_what_it_says_of_its_run(

@@ -201,6 +201,7 @@ def test_labels_out_of_range(fit: Fit) -> None:
             fit(hs.model("lenet", classes=2), train, val)
 
 
+@pytest.mark.slow("keras", "jax")  # core looks
 def test_one_class_is_not_enough(fit: Fit, data: tuple[Dataset, Dataset]) -> None:
     threes = data[0].subset(np.flatnonzero(data[0].labels == 3))
     with pytest.raises(DataError, match=rf"all {len(threes)} training samples are of one class"):
@@ -209,6 +210,7 @@ def test_one_class_is_not_enough(fit: Fit, data: tuple[Dataset, Dataset]) -> Non
     assert fit(val=others).history[0].val_accuracy is not None  # to validate on, it is
 
 
+@pytest.mark.slow("keras", "jax")  # core looks
 def test_classes_must_match(fit: Fit, data: tuple[Dataset, Dataset]) -> None:
     other = hs.model("lenet", classes=[f"digit {i}" for i in range(10)])
     with pytest.raises(DataError, match=r"\[0, 1, 2, 3, 4, ...\] are not .*\[digit 0, .*classes=data.classes"):
@@ -281,6 +283,7 @@ def test_a_batch_larger_than_the_data(fit: Fit, mode: str) -> None:
     assert run.predict(np.zeros((3, 8, 8, 3), np.uint8), batch_size=1000).shape == (3, 10)
 
 
+@pytest.mark.slow("keras", "jax")  # core records
 def test_the_rates_and_settings_are_recorded(fit: Fit) -> None:
     run = fit(
         epochs=3,

@@ -162,6 +162,7 @@ def test_a_full_disk(known: FileFormat, backend: str, tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow("keras", "jax")  # core leaves the preprocessing out
 @pytest.mark.usefixtures("here")
 def test_pixels_that_are_preprocessed_already(known: FileFormat, backend: str, tmp_path: Path) -> None:
     if NORMALISED not in known.takes:
@@ -189,6 +190,7 @@ PLANTED: Mapping[str, Callable[[Program], Program]] = {
 }
 
 
+@pytest.mark.slow("keras", "jax")  # core compares
 @pytest.mark.parametrize("fault", PLANTED)
 @pytest.mark.usefixtures("here")
 def test_what_computes_something_else_is_not_kept(
@@ -277,6 +279,7 @@ def test_a_wrapped_module(known: FileFormat, backend: str, owned: SimpleNamespac
     np.testing.assert_allclose(made["logits"], owned.expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow("jax")  # test_stablehlo has one
 @pytest.mark.usefixtures("here")
 def test_a_vision_transformer(
     known: FileFormat, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

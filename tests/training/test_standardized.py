@@ -169,6 +169,7 @@ ONE_SCALE = [name if name == "plus 10" else pytest.param(name, marks=pytest.mark
 """what core maps at each scale is the same for every backend: elsewhere the one that has a shift, too"""
 
 
+@pytest.mark.slow("keras", "jax")  # the suite and zoo compare the two
 @pytest.mark.parametrize("name", ONE_SCALE)
 def test_frozen_is_cached_whatever_the_features_scale(fit: Callable[..., Any], name: str) -> None:
     model = small(*SCALES[name], fresh=True)
@@ -259,6 +260,7 @@ def test_a_layer_without_a_bias(fit: Callable[..., Any], data: tuple[Dataset, Da
     assert cached.evaluate(data[1], device="cpu").loss == pytest.approx(cached.history[-1].val_loss, rel=1e-4)
 
 
+@pytest.mark.slow("keras", "jax")  # the suite trains on such features
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_in_half_precision(fit: Callable[..., Any], data: tuple[Dataset, Dataset], dtype: str) -> None:
     model = small(fresh=True)

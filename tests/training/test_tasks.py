@@ -473,6 +473,7 @@ def test_half_precision_keeps_the_units(numbers_run: Path, backend: str) -> None
         assert 0 < off.max() < 0.06  # bfloat16 also rounds features that vary little beside their mean
 
 
+@pytest.mark.slow("keras", "jax")  # the suite trains wrapped modules, and by each loss
 def test_a_wrapped_module_learns_numbers_by_a_fresh_head(backend: str) -> None:
     own = import_module(f"own_{backend}")
     rest, (pictures, _, numbers) = wrapped(own), images()

@@ -48,6 +48,7 @@ def lines_of(path: Path, delimiter: str = ",") -> list[list[str]]:
         return list(csv.reader(file, delimiter=delimiter))
 
 
+@pytest.mark.slow("keras", "jax")  # core writes
 @pytest.mark.each
 def test_csv_has_a_line_an_image_in_their_order(model: Any, photos: Path, tmp_path: Path, backend: str) -> None:
     settings: dict[str, Any] = {"backend": backend, "device": "cpu", "batch_size": 4}
