@@ -225,13 +225,25 @@ def check_features(model: Any, inputs: Any, watched: Watched, cut: str | None, h
         if "pool" in found:
             check_pooled(found["pool"], features, watched.inside[cut][-1:])
         return cut
+    if (read := read_apart(model.module_cut, watched)) is not None and close(features, read):
+        return f"{model.module_cut} {features.shape}"
     for name, array in [*entries(watched.output).items(), *((n, a) for n, v in watched.inside.items() for a in v)]:
-        tokens = [array[:, 0], array.mean(1)] if array.ndim == 3 else []
+        tokens = [array[:, 0], array.mean(1), array[:, -1]] if array.ndim == 3 else []
         if isinstance(inputs, dict) and array.ndim == 3 and (mask := inputs.get("attention_mask")) is not None:
-            tokens.append(masked_mean(array, mask))
+            last = array.shape[1] - 1 - mask[:, ::-1].argmax(1)
+            tokens += [masked_mean(array, mask), array[np.arange(len(array)), last]]
         if same(features, [array, *tokens]):
             return f"{name or 'output'} {features.shape}"
     raise Wrong(f"features {features.shape} are nothing that the module computes")
+
+
+def read_apart(cut: str, watched: Watched) -> np.ndarray | None:
+    """What several classifiers take, side by side, of tokens the means; None where it is one."""
+    names = cut.removeprefix("before ").split(", ")
+    if len(names) < 2 or not set(names) <= watched.inside.keys():
+        return None
+    taken = [watched.inside[name][0] for name in names]
+    return np.concatenate([array.mean(1) if array.ndim == 3 else array for array in taken], 1)
 
 
 def check_predictions(model: Any, inputs: Any, watched: Watched, hs: Any) -> None:
