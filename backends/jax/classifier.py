@@ -16,9 +16,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from headstart.backends.jax.parts import called_by
-from headstart.backends.jax.statistics import inner_of
+from headstart.backends.jax.statistics import SHAPING, inner_of
 from headstart.common.errors import CutError
-from headstart.models.endings import APART, is_projection, is_ranking
+from headstart.models.endings import APART, is_projection, is_ranking, reached
 from headstart.models.several import at_end
 
 # what may stand between the classifier and the end: functions, and what programs of them are made of
@@ -174,7 +174,7 @@ class Scope:
 
     def origin(self, variable: Any) -> int:
         """The identity of what it is in the outermost program, but for another shape or type."""
-        if (maker := self.makers.get(id(variable))) is not None and maker.primitive.name in RESHAPING:
+        if (maker := self.makers.get(id(variable))) is not None and maker.primitive.name in SHAPING:
             return self.origin(maker.invars[0])
         there = self.outside(variable)
         return id(variable) if there is None else there[0].origin(there[1])
@@ -290,24 +290,21 @@ def of_batch(scope: Scope, variable: Any) -> bool:
 def behind(scope: Scope, variable: Any) -> Iterator[tuple[Scope, Any, Any]]:
     """All that it is computed from, itself too: where that is, the variable, and the equation that makes it, or
     None."""
-    waiting, seen = [(scope, variable)], set()
-    while waiting:
-        where, atom = waiting.pop()
-        if hasattr(atom, "val") or (id(where), id(atom)) in seen:
-            continue
-        seen.add((id(where), id(atom)))
-        maker = where.makers.get(id(atom))
-        yield where, atom, maker
-        if maker is not None:
-            waiting += [(where, taken) for taken in maker.invars]
-        elif (there := where.outside(atom)) is not None:
-            waiting.append(there)
+
+    def before(place: tuple[Scope, Any]) -> list[tuple[Scope, Any]]:
+        where, atom = place
+        if (maker := where.makers.get(id(atom))) is not None:
+            return [(where, taken) for taken in maker.invars if not hasattr(taken, "val")]
+        there = where.outside(atom)
+        return [] if there is None or hasattr(there[1], "val") else [there]
+
+    for where, atom in reached([] if hasattr(variable, "val") else [(scope, variable)], before):
+        yield where, atom, where.makers.get(id(atom))
 
 
 NAME = "name"
 MOST = 8
 """classifiers at one end; more are the last layers of a row of residual blocks, which may be very long"""
-RESHAPING = ("convert_element_type", "reshape", "squeeze", "transpose", "broadcast_in_dim", "copy")
 
 
 def _taken(scope: Scope, path: str) -> Any:

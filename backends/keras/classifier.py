@@ -12,7 +12,7 @@ import keras
 from keras import layers
 
 from headstart.backends.keras.copying import calls, functional, is_functional
-from headstart.models.endings import is_projection, is_ranking
+from headstart.models.endings import is_projection, is_ranking, is_row
 
 # what may stand between the classifier and the end
 PASSING = (
@@ -39,22 +39,13 @@ def classifiers(model: keras.Model) -> list[Any]:
     seen: dict[int, Any] = {}
     ends = all(_is_rank(made[id(tensor)], made, seen) for tensor in model.outputs)
     found = [node for node in seen.values() if _is_last(node.operation)]
-    said = any(is_ranking(str(getattr(node.operation, "name", ""))) for node in found)  # classes may be refined
-    return found if ends and (said or not _is_row(found, made)) else []
 
+    def before(node: Any) -> list[Any]:
+        return [made[id(tensor)] for tensor in node.input_tensors]
 
-def _is_row(found: list[Any], made: dict[int, Any]) -> bool:
-    """Whether one of them reads what is made of another's numbers, as in a row of residual blocks."""
-    ends, seen = {id(node) for node in found}, set()
-    waiting = [made[id(tensor)] for node in found for tensor in node.input_tensors]
-    while waiting:
-        node = waiting.pop()
-        if id(node) in ends:
-            return True
-        if id(node) not in seen:
-            seen.add(id(node))
-            waiting += [made[id(tensor)] for tensor in node.input_tensors]
-    return False
+    names = [str(getattr(node.operation, "name", "")) for node in found]
+    taken = [node for end in found for node in before(end)]
+    return found if ends and not is_row(names, taken, found, before) else []
 
 
 def _is_rank(node: Any, made: dict[int, Any], seen: dict[int, Any]) -> bool:

@@ -9,7 +9,7 @@ gives. A projection, as encoders end in, is none.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from headstart.backends.torch.trace import ENDINGS, Traced, attribute
-from headstart.models.endings import is_projection, is_ranking
+from headstart.models.endings import is_projection, is_ranking, is_row
 from headstart.models.several import main
 
 # what may stand between the classifier and the end
@@ -53,22 +53,9 @@ def ranking(source: nn.Module, traced: Traced) -> dict[fx.Node, Read | None]:
     from, and what each reads, if that is one array; empty where it ends in none."""
     walk, given = _Walk(source, traced), _ends(traced)
     ends = bool(given) and all(walk.is_rank(node, _Behind()) for node in given)
-    said = any(is_ranking(traced.names.get(node, "")) for node in walk.found)  # numbers of classes may be refined
-    return walk.found if ends and (said or not _is_row(walk.found)) else {}
-
-
-def _is_row(found: Collection[fx.Node]) -> bool:
-    """Whether one of them reads what is made of another's numbers, as in a row of residual blocks."""
-    seen: set[fx.Node] = set()
-    waiting = [taken for node in found for taken in node.all_input_nodes]
-    while waiting:
-        node = waiting.pop()
-        if node in found:
-            return True
-        if node not in seen:
-            seen.add(node)
-            waiting += node.all_input_nodes
-    return False
+    names = [traced.names.get(node, "") for node in walk.found]
+    taken = [before for node in walk.found for before in node.all_input_nodes]
+    return walk.found if ends and not is_row(names, taken, walk.found, lambda node: node.all_input_nodes) else {}
 
 
 def is_hidden(source: nn.Module, traced: Traced) -> bool:

@@ -22,7 +22,7 @@ from headstart.backends.torch.reading import distinct, joined
 from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, sharing
 from headstart.common.errors import CutError, SettingError
 from headstart.graph.cuts import Paths, listed
-from headstart.models.endings import ENDINGS, is_projection, is_ranking
+from headstart.models.endings import ENDINGS, is_projection, is_row
 from headstart.models.several import LOGITS, dotted, main
 
 RESIZING = frozenset(
@@ -364,8 +364,8 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[
 
     if not ends or not all(end.grad_fn is not None and is_rank(end.grad_fn, True, end.ndim) for end in ends):
         return {}
-    behind = {step for step, name in made.items() if name in used}
-    if not any(map(is_ranking, used)) and _is_row([takes[name].grad_fn for name in used], behind):
+    last = {step for step, name in made.items() if name in used}
+    if is_row(used, [takes[name].grad_fn for name in used], last, _steps_before):
         return {}
     ranks = {name: takes[name].detach() for name in dict.fromkeys(made.values()) if name in used}
     if len(ends) > 1 and len(distinct(ranks)) > 1:
@@ -373,18 +373,9 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[
     return ranks
 
 
-def _is_row(taken: Collection[Any], made: Collection[Any]) -> bool:
-    """Whether what one layer reads comes from another's numbers, as in a row of residual blocks, by the steps of
-    autograd's graph."""
-    waiting, seen = [*taken], {None}
-    while waiting:
-        if (step := waiting.pop()) in seen:
-            continue
-        if step in made:
-            return True
-        seen.add(step)
-        waiting += [following for following, _ in step.next_functions]
-    return False
+def _steps_before(step: Any) -> list[Any]:
+    """In autograd's graph, where what needs no gradient has no step."""
+    return [] if step is None else [following for following, _ in step.next_functions]
 
 
 def classifier_of_one_token(source: nn.Module, call: Call, example: Any, run: Run) -> str | None:

@@ -6,7 +6,8 @@ Invariant: each keeps the order of the classes, so predictions stay what they we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -72,3 +73,25 @@ def is_ranking(path: str) -> bool:
     """Whether a layer is called like a classifier."""
     first, last = path.partition(".")[0], path.rpartition(".")[2]
     return any(word in last or word in first for word in RANKINGS)
+
+
+T = TypeVar("T", bound=Hashable)
+
+
+def reached(starts: Iterable[T], before: Callable[[T], Iterable[T]]) -> Iterator[T]:
+    """All that is behind the starts, these too, each once. `before`: what one is made of."""
+    waiting, seen = [*starts], set[T]()
+    while waiting:
+        if (place := waiting.pop()) not in seen:
+            seen.add(place)
+            yield place
+            waiting += before(place)
+
+
+def is_row(
+    names: Iterable[str], taken: Iterable[T], made: Collection[T], before: Callable[[T], Iterable[T]]
+) -> bool:
+    """Whether one of several layers reads what is made of another's numbers, as in a row of residual blocks, of
+    which none is a classifier. Where they are called classifiers, numbers of classes are refined. `names`: of the
+    layers; `taken`: what they read; `made`: where their numbers are made."""
+    return not any(map(is_ranking, names)) and any(place in made for place in reached(taken, before))
