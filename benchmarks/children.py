@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from headstart.contract import registry
@@ -21,9 +22,13 @@ class Child:
 
     facts: dict[str, Any]
 
-    def __init__(self, backend: str, command: list[str], env: Mapping[str, str] | None = None) -> None:
-        """`env`: its environment, None for this process's."""
+    def __init__(
+        self, backend: str, script: str, *arguments: str | Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        """`script`: the file beside this one that is the child's end; it is told the backend, then `arguments`.
+        `env`: its environment, None for this process's."""
         self.backend = backend
+        command = [sys.executable, Path(__file__).with_name(script), backend, *arguments]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env)
         self.medians: dict[str, float] = {}

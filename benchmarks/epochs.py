@@ -3,7 +3,6 @@ model and the data."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ class Worker(Child):
     head: str
 
     def __init__(self, backend: str, cache: Path) -> None:
-        script = Path(__file__).with_name("worker.py")
-        super().__init__(backend, [sys.executable, "-P", str(script), backend, str(cache)])
+        super().__init__(backend, "worker.py", cache)
 
     def prepare(self, head: str, **setting: Any) -> None:
         self.head, self.medians = head, {}

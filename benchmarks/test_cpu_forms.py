@@ -3,9 +3,7 @@ XLA computes number by number is many times faster."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ pytestmark = pytest.mark.skipif("jax" not in BACKENDS, reason="JAX is not instal
 
 @pytest.fixture(scope="module")
 def child() -> Iterator[Child]:
-    made = Child("jax", [sys.executable, str(Path(__file__).with_name("cpu_forms.py")), "jax"])
+    made = Child("jax", "cpu_forms.py")
     yield made
     made.close()
 

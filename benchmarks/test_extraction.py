@@ -7,10 +7,8 @@ two more rounds.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +34,7 @@ def asked_for(backend: str, model: str) -> str:
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def child(request: pytest.FixtureRequest) -> Iterator[Child]:
-    made = Child(request.param, [sys.executable, str(Path(__file__).with_name("extraction.py")), request.param])
+    made = Child(request.param, "extraction.py")
     yield made
     made.close()
 

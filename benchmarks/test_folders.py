@@ -7,7 +7,6 @@ out over its cores. That bound is in the table as well, and is what the floor is
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +34,8 @@ REST = 0.3  # seconds, until the threads of one library's pool no longer spin
 def child(
     request: pytest.FixtureRequest, photographs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Child]:
-    script, cache = Path(__file__).with_name("folders.py"), tmp_path_factory.mktemp("cache")
-    made = Child(request.param, [sys.executable, str(script), request.param, str(photographs), str(cache)])
+    cache = tmp_path_factory.mktemp("cache")
+    made = Child(request.param, "folders.py", photographs, cache)
     yield made
     made.close()
 

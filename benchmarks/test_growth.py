@@ -11,7 +11,6 @@ on 20,000 rows, which HEADSTART_BENCH_FULL=1 measures; half of both is measured 
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,10 +39,6 @@ SLACK = 1.5
 within a tenth."""
 
 
-def child_of(backend: str, script: str) -> Child:
-    return Child(backend, [sys.executable, str(Path(__file__).with_name(script)), backend])
-
-
 class Growth:
     """Asks processes of a backend, each once, and records what one more costs."""
 
@@ -52,7 +47,7 @@ class Growth:
         self.backend, self.features = backend, features
 
     def ask(self, do: str, **request: Any) -> Any:
-        child = child_of(self.backend, "growth.py")
+        child = Child(self.backend, "growth.py")
         try:
             return child.ask(do=do, **request)
         finally:
@@ -124,7 +119,7 @@ def photograph_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Pa
 def test_photographs(benchmark: Any, growth: Growth, photograph_folders: dict[int, Path], tmp_path: Path) -> None:
     """In one process, since no memory is asked for, whose first extraction is not counted."""
     benchmark.group = "growth: extraction"
-    child, caches = child_of(growth.backend, "growth.py"), iter(range(len(PHOTOGRAPHS) + 1))
+    child, caches = Child(growth.backend, "growth.py"), iter(range(len(PHOTOGRAPHS) + 1))
 
     def extract(count: int) -> dict[str, Any]:
         where = {"photographs": str(photograph_folders[count]), "cache": str(tmp_path / str(next(caches)))}
@@ -174,7 +169,7 @@ def test_classes(benchmark: Any, growth: Growth) -> None:
 
 def test_heads(benchmark: Any, growth: Growth) -> None:
     benchmark.group = "growth: heads"
-    child = child_of(growth.backend, "heads.py")
+    child = Child(growth.backend, "heads.py")
     seconds = []
     for count in HEADS:
         child.ask(do="prepare", columns=512, classes=5, batch=64, heads=count)

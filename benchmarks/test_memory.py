@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ IMAGES = sized(4 * BATCH, None)
 
 @pytest.fixture(params=BACKENDS)
 def child(request: pytest.FixtureRequest) -> Iterator[Child]:
-    made = Child(request.param, [sys.executable, "-P", str(Path(__file__).with_name("memory.py")), request.param])
+    made = Child(request.param, "memory.py")
     yield made
     made.close()
 

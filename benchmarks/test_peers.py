@@ -3,10 +3,8 @@ asserted afterwards: all heads have learned the same task."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,8 +30,7 @@ REST = 0.3  # seconds, until the threads of one library's pool no longer spin wh
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def child(request: pytest.FixtureRequest) -> Iterator[Child]:
-    script = Path(__file__).with_name("peers.py")
-    made = Child(request.param, [sys.executable, "-P", str(script), request.param])
+    made = Child(request.param, "peers.py")
     yield made
     made.close()
 

@@ -3,7 +3,6 @@ bytes. At cuts that the plan has measured, and at some that lie between those.""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,8 @@ FLOOR = 2.0  # so many times too high or too low, at most; an epoch of a millise
 def child(
     request: pytest.FixtureRequest, photographs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Child]:
-    script, cache = Path(__file__).with_name("planning.py"), tmp_path_factory.mktemp("cache")
-    made = Child(request.param, [sys.executable, str(script), request.param, str(photographs), str(cache)])
+    cache = tmp_path_factory.mktemp("cache")
+    made = Child(request.param, "planning.py", photographs, cache)
     yield made
     made.close()
 

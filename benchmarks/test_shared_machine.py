@@ -27,7 +27,6 @@ from table import table
 
 from headstart.common.environment import COUNTS, WAITING, for_frameworks
 
-SCRIPT = Path(__file__).with_name("shared.py")
 FAIR = 1.5
 """times its fair share that an epoch takes at most"""
 ALONE = 1.03
@@ -53,7 +52,7 @@ def neighbours(count: int) -> Iterator[None]:
     started: list[subprocess.Popen[str]] = []
     try:
         for _ in range(count):
-            command = [sys.executable, str(SCRIPT), "neighbour"]
+            command = [sys.executable, Path(__file__).with_name("shared.py"), "neighbour"]
             started.append(subprocess.Popen(command, env=plain(), stdout=subprocess.PIPE, text=True))
         for other in started:
             assert other.stdout is not None and other.stdout.readline() == "training\n"
@@ -77,10 +76,9 @@ def pair(
 ) -> Iterator[tuple[Child, Child]]:
     """A process as `compare` starts it, and one that was told nothing."""
     cache = tmp_path_factory.mktemp("cache")
-    command = [sys.executable, str(SCRIPT), request.param, str(cache)]
     started = [
-        Child(request.param, [*command, "short"], env=plain() | for_frameworks(plain())),
-        Child(request.param, command, env=plain()),
+        Child(request.param, "shared.py", cache, "short", env=plain() | for_frameworks(plain())),
+        Child(request.param, "shared.py", cache, env=plain()),
     ]
     for child in started:
         child.facts = child.ask(do="prepare")

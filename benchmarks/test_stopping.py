@@ -7,7 +7,6 @@ that it spends."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def child(request: pytest.FixtureRequest, cache: Path) -> Iterator[Child]:
-    script = Path(__file__).with_name("stopping.py")
-    made = Child(request.param, [sys.executable, str(script), request.param, str(cache)])
+    made = Child(request.param, "stopping.py", cache)
     yield made
     made.close()
 

@@ -4,7 +4,6 @@ other; the memory that it holds; and what shuffling in blocks costs in accuracy.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def child(request: pytest.FixtureRequest, root: Path) -> Iterator[Child]:
-    script = Path(__file__).with_name("streaming.py")
-    made = Child(request.param, [sys.executable, str(script), request.param, str(root), str(ROWS), MEMORY])
+    made = Child(request.param, "streaming.py", root, str(ROWS), MEMORY)
     yield made
     made.close()
 

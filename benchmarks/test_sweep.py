@@ -4,10 +4,8 @@ user of it would write. And a sweep of 16 settings with five folds beside one wi
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +23,7 @@ ROUNDS, SWEEPS = sized(5, 9), sized(1, 3)
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def child(request: pytest.FixtureRequest) -> Iterator[Child]:
-    script = Path(__file__).with_name("heads.py")
-    made = Child(request.param, [sys.executable, str(script), request.param])
+    made = Child(request.param, "heads.py")
     yield made
     made.close()
 
@@ -116,9 +113,7 @@ COST = 4.0  # of five folds, in times of none, at most; what is asked for stands
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def folded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    script = Path(__file__).with_name("folded.py")
-    cache = str(tmp_path_factory.mktemp("cache"))
-    made = Child(request.param, [sys.executable, str(script), request.param, cache])
+    made = Child(request.param, "folded.py", tmp_path_factory.mktemp("cache"))
     yield made
     made.close()
 

@@ -3,10 +3,8 @@ depthwise convolutions, whose gradients one framework may compute many times slo
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +23,7 @@ CEILING = 2.0
 
 @pytest.fixture(scope="module")
 def children() -> Iterator[dict[str, Child]]:
-    script = str(Path(__file__).with_name("whole.py"))
-    made = {backend: Child(backend, [sys.executable, script, backend]) for backend in BACKENDS}
+    made = {backend: Child(backend, "whole.py") for backend in BACKENDS}
     yield made
     for child in made.values():
         child.close()
