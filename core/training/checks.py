@@ -3,13 +3,14 @@ features must be of the model's own trunk."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from headstart.common.errors import CutError, DataError, SettingError
+from headstart.common.errors import CutError, DataError, DataWarning, SettingError
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.data.classes import Classes, aligned
@@ -20,8 +21,12 @@ from headstart.features.feature_set import FeatureSet
 from headstart.features.trunk_keys import INPUT, key_of
 from headstart.models import Model
 from headstart.store.keys import explain
+from headstart.training.options import OPTIONS
 from headstart.training.sample_weights import check_counting
 from headstart.training.settings import Settings
+
+OF_EXTRACTION = ("extraction_batch", "push", "engine")
+"""options that features which are there do not read"""
 
 
 def check_features_in_place_of_data(settings: Settings, train: Any, val: Any) -> None:
@@ -32,6 +37,16 @@ def check_features_in_place_of_data(settings: Settings, train: Any, val: Any) ->
         raise SettingError(
             "features were augmented, or not, when they were extracted; leave out augment= and views="
         )
+    for name in OF_EXTRACTION:
+        if getattr(settings, name) is not None:
+            raise SettingError(f"{name}= is about features that are extracted, and these are; leave it out")
+    for data in (train, val):
+        there = data.folder(data.cuts[0]).dtype_name if isinstance(data, FeatureSet) else settings.dtype
+        if settings.dtype not in (OPTIONS["dtype"].default, there):
+            raise SettingError(
+                f"dtype={settings.dtype!r} with features that are stored as {there}; leave it out, or extract "
+                f"them with dtype={settings.dtype!r}"
+            )
     if not isinstance(train, FeatureSet) or not isinstance(val, FeatureSet | None):
         kinds = [type(data).__name__ for data in (train, val)]
         raise SettingError(f"train is a {kinds[0]} and val a {kinds[1]}; expected data sets, or features of both")
@@ -89,7 +104,21 @@ def check_sets(model: Model, settings: Settings, train: Any, val: Any) -> Sets:
     check_data(model, train, "train")
     if val is not None:
         check_data(model, val, "val")
+        warn_of_augmented(val, "validation data")
+    elif settings.folds is not None:
+        warn_of_augmented(train, "folds that are held out")
     return Sets(train, val, cut)
+
+
+def warn_of_augmented(data: Any, what: str) -> None:
+    """DataWarning for features of augmented pictures that are to be scored."""
+    if isinstance(data, FeatureSet) and data.key(data.cuts[0]).spec["views"] is not None:
+        warnings.warn(
+            f"the features of the {what} are of augmented pictures, of which the first view is taken: what is "
+            "scored is not the pictures as they are. Extract them without augment=",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def alike(model: Model, train: Any, val: Any) -> tuple[Any, Any]:
@@ -129,7 +158,7 @@ def _of_model(model: Model) -> Classes:
 def features_at(model: Model, features: FeatureSet, node: str) -> FeatureSet:
     """The features at one cut, under the node's own name. SettingError where there are none at that cut, or where
     they are not of the model's trunk with the very same weights."""
-    cut = _cut_in(features, model, node)
+    cut = cut_in(features, model, node)
     _check_features(model, features, cut, node)
     return features.at(cut, node)
 
@@ -148,7 +177,7 @@ def _check_features(model: Model, features: FeatureSet, cut: str, node: str) -> 
             )
 
 
-def _cut_in(features: FeatureSet, model: Model, node: str) -> str:
+def cut_in(features: FeatureSet, model: Model, node: str) -> str:
     """The name that the features have for the cut at `node`."""
     for cut in features.cuts:
         with suppress(CutError):  # a name of another model

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from headstart.contract import registry
 from headstart.contract.optimizers import as_dict
 from headstart.data.id_set import IdSet
-from headstart.features.feature_set import ExtractionStats
+from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.training.checks import cut_in
 from headstart.training.history import History
 from headstart.training.job import TrainingJob
 from headstart.training.loop import Trained
@@ -68,6 +69,7 @@ def settings_record(job: TrainingJob, stages: Sequence[Stage], placement: Placem
     stepped = stages if job.settings.solver is None else ()
     return {
         **job.settings.record(),
+        **_made(job),
         **({} if job.settings.solver is None else {"solver": job.settings.solver}),
         **({} if job.settings.folds is None else {"folds": job.settings.folds}),
         "batch_size": job.batch_size,
@@ -81,6 +83,13 @@ def settings_record(job: TrainingJob, stages: Sequence[Stage], placement: Placem
         "threads": job.backend.threads(),
         "versions": registry.versions(job.backend.name),
     }
+
+
+def _made(job: TrainingJob) -> dict[str, Any]:
+    """What is known of features that came in place of pictures, and the settings do not say."""
+    if not isinstance(job.train, FeatureSet) or job.cut is None:
+        return {}
+    return {"feature_dtype": job.train.folder(cut_in(job.train, job.model, job.cut)).dtype_name}
 
 
 def first(values: Iterable[T | None]) -> T | None:

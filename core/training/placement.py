@@ -111,16 +111,20 @@ def feeds_of(
     weights: np.ndarray | None = None,
     targets: Sequence[np.ndarray] | None = None,
 ) -> list[FeatureFeed]:
-    """A feed for each set. Feeds that stream share one pair of pools. `weights`: of the first set's samples.
-    `targets`: of each set, as the loss takes them; None: the labels."""
+    """A feed for each set. Feeds that stream features of one dtype share one pair of pools. `weights`: of the
+    first set's samples. `targets`: of each set, as the loss takes them; None: the labels."""
     counting = [weights, *[None] * (len(features) - 1)]
     aims = [data.labels for data in features] if targets is None else targets
     sets = list(zip(features, counting, aims, strict=True))
     if placement.where == DEVICE:
         return [Resident(data, cut, of_set, aim) for data, of_set, aim in sets]
-    first = features[0]
-    row_nbytes = max(1, first.nbytes(cut) // max(1, len(first)))
-    pools = Pools(placement.pool_nbytes // row_nbytes, first.shape(cut), first.folder(cut).dtype)
-    block = max(1, placement.block_nbytes // row_nbytes)
     in_memory, cached = placement.where == MEMORY, placement.cached_share
-    return [Streamed(data, cut, pools, block, in_memory, of_set, aim, cached) for data, of_set, aim in sets]
+    pools: dict[np.dtype[Any], Pools] = {}
+    feeds: list[FeatureFeed] = []
+    for data, of_set, aim in sets:
+        row_nbytes, dtype = max(1, data.nbytes(cut) // max(1, len(data))), data.folder(cut).dtype
+        if dtype not in pools:
+            pools[dtype] = Pools(placement.pool_nbytes // row_nbytes, data.shape(cut), dtype)
+        block = max(1, placement.block_nbytes // row_nbytes)
+        feeds.append(Streamed(data, cut, pools[dtype], block, in_memory, of_set, aim, cached))
+    return feeds

@@ -18,7 +18,7 @@ from headstart.data.copies import warn_of_seen
 from headstart.data.door import as_data_set, check_data_set
 from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
-from headstart.training.checks import check_labels, features_at, trained_classes
+from headstart.training.checks import check_labels, features_at, trained_classes, warn_of_augmented
 from headstart.training.comparison import Comparison, comparison
 from headstart.training.evaluation import Evaluation
 from headstart.training.exporting.export import Exported, export
@@ -103,6 +103,7 @@ class Run(RunRecord):
             )
         data = aligned(data, "the given data", trained)
         check_labels(self.model, data, "given")
+        warn_of_augmented(data, "given data")
         say(data)
         predictions = self.predict(data, **settings)
         seen = None if self.train_ids is None else self.train_ids.count(data.ids)

@@ -23,6 +23,7 @@ from headstart.common.sizes import binary_size
 from headstart.contract.losses import mean, per_sample, right
 from headstart.data.annotations import MULTI, REGRESSION
 from headstart.features.exports import FeatureRows
+from headstart.features.feature_set import FeatureSet
 from headstart.graph import Graph, Node
 from headstart.graph.ops import INERT
 from headstart.training.class_columns import class_columns
@@ -69,6 +70,11 @@ def check_solvable(job: TrainingJob) -> None:
                 )
     if s.huber is not None:
         raise SettingError(f"huber={s.huber!r} with {name}, whose errors are squared; train without solver=")
+    if isinstance(job.train, FeatureSet) and job.train.views > 1:
+        raise SettingError(
+            f"{name} takes every sample once, and the features of {job.train.name!r} have {job.train.views} "
+            "augmented views of each; extract them without views=, or train without solver="
+        )
     graph = job.model.graph.after(job.cut, job.model.input_shape)
     layer = linear_layer(graph)
     if layer is None or not layer.attrs["bias"]:

@@ -13,7 +13,7 @@ import pytest
 from dim_and_red import dim_and_red
 
 import headstart as hs
-from headstart.common.errors import CutError, DamagedShardError, DataError, SettingError
+from headstart.common.errors import CutError, DamagedShardError, DataError, DataWarning, SettingError
 from headstart.common.machine import available_memory
 from headstart.contract import registry
 from headstart.contract.losses import Softmax
@@ -245,6 +245,23 @@ def test_a_streamed_epoch_is_the_same_epoch_in_memory(
 
 
 @pytest.mark.of("torch")  # core decides it for every backend in the same way
+def test_features_of_two_dtypes_are_streamed(model: Model, data: Any, features: Any, backend: str) -> None:
+    """As saved by two people: each set in its own."""
+    halves = hs.extract(model, data[1], CUT, backend=backend, device="cpu", dtype="float16")
+    for sets in ([features[0], halves], [halves, features[0]]):
+        feeds = feeds_of(sets, CUT, placed(sets, memory=LITTLE))
+        trainer = trainer_of(model, backend)
+        for feed, of in zip(feeds, sets, strict=True):
+            assert isinstance(feed, Streamed)
+            expected, _ = Resident(of, CUT).logits(trainer)
+            np.testing.assert_allclose(feed.logits(trainer)[0], expected, rtol=1e-5, atol=1e-6)
+        order = feeds[0].order(BATCH, 0, 0)
+        expected = Resident(sets[0], CUT).train(trainer_of(model, backend), order, np.full(len(order), 0.05), 0)
+        streamed = feeds[0].train(trainer, order, np.full(len(order), 0.05), 0)
+        np.testing.assert_allclose(streamed.losses, expected.losses, rtol=1e-4)
+
+
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_what_the_page_cache_cannot_hold_is_read_past_it(features: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     nbytes, past = 60 * ROW_NBYTES, []
     read_into = Shard.read_into
@@ -358,6 +375,37 @@ def test_features_train_like_the_data_that_they_are_of(
     FeatureStore().gc(FeatureStore().gc_plan(0))
     elsewhere = fit(hs.load_features(tmp_path / "saved"))
     assert np.array_equal(losses(elsewhere), losses(expected))
+
+
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
+def test_what_features_that_are_there_do_not_read_is_refused(fit: Callable[..., Any], features: Any) -> None:
+    for settings, message in (
+        ({"extraction_batch": 4}, "extraction_batch= is about features that are extracted, and these are"),
+        ({"push": "file:///features"}, "push= is about features that are extracted, and these are"),
+        ({"dtype": "bfloat16"}, "dtype='bfloat16' with features that are stored as float32"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            fit(*features, **settings)
+    run = fit(*features, epochs=1, dtype="float16")  # what it is where nobody says anything
+    assert run.settings["feature_dtype"] == "float32"
+
+
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
+def test_scores_of_augmented_pictures_are_told(
+    fit: Callable[..., Any], model: Model, data: Any, features: Any, backend: str
+) -> None:
+    settings: dict[str, Any] = {"backend": backend, "device": "cpu", "dtype": "float32"}
+    views = [hs.extract(model, part, CUT, **settings, augment="flip", views=2) for part in data]
+    run = fit(views[0], features[1], epochs=1)  # as it is meant
+    for what, score in (
+        ("validation data", lambda: fit(*views, epochs=1)),
+        ("folds that are held out", lambda: fit(views[0], folds=2, epochs=1)),
+        ("given data", lambda: run.evaluate(views[1])),
+    ):
+        with pytest.warns(DataWarning, match=f"the features of the {what} are of augmented pictures"):
+            score()
+    with pytest.raises(SettingError, match=r"takes every sample once, and the features of .* have 2 augmented"):
+        fit(views[0], features[1], solver="ridge", epochs=None)
 
 
 @pytest.mark.of("torch")  # core decides it for every backend in the same way

@@ -305,6 +305,20 @@ def test_another_training_is_refused(kept: Path, change: dict[str, Any], said: s
 
 
 @pytest.mark.of("torch")
+def test_features_that_were_made_otherwise_are_refused(backend: str, tmp_path: Path) -> None:
+    """In place of pictures: what no option says of them."""
+    model = model_of()
+    halves, floats = (
+        [hs.extract(model, data, dtype=dtype) for data in parts()] for dtype in ("float16", "float32")
+    )
+    hs.fit(model, *floats, **SETTINGS, checkpoint=tmp_path)
+    for features in (halves, [floats[0], halves[1]]):
+        with pytest.raises(SettingError, match=r"features' own precision, dtype and views .*float32.* is none"):
+            hs.fit(model, *features, **SETTINGS, resume=tmp_path)
+    hs.fit(model, *floats, **SETTINGS, resume=tmp_path)
+
+
+@pytest.mark.of("torch")
 def test_another_order_of_the_samples_is_refused(backend: str, tmp_path: Path) -> None:
     """As memory has it."""
     model = hs.model("resnet18_half", weights="tinyimagenet", classes=10, size=32)

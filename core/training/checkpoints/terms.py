@@ -21,6 +21,7 @@ from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.features.feature_set import FeatureSet
 from headstart.store.keys import params_digest, spec_digest
+from headstart.training.checks import cut_in
 from headstart.training.job import TrainingJob
 from headstart.training.options import OPTIONS
 
@@ -46,20 +47,32 @@ def terms_of(job: TrainingJob) -> Terms:
         "the model's graph": spec_digest({"graph": model.graph.spec()}),
         "the model's preprocessing": spec_digest(model.preprocess.as_dict()),
         "the model's weights at the start": params_digest(model.params),
-        **dict(_data_terms("training", job.train)),
-        **({} if job.val is None else dict(_data_terms("validation", job.val))),
+        **dict(_data_terms("training", job.train, job)),
+        **({} if job.val is None else dict(_data_terms("validation", job.val, job))),
     }
     result: Terms = json.loads(json_text(terms))
     return result
 
 
-def _data_terms(part: str, data: Dataset | FeatureSet) -> Iterator[tuple[str, Any]]:
+def _data_terms(part: str, data: Dataset | FeatureSet, job: TrainingJob) -> Iterator[tuple[str, Any]]:
     """In this order the first difference says most."""
     yield f"the number of {part} samples", len(data)
     yield f"the classes of the {part} data", list(data.classes)
     yield f"the {part} samples (digest of their ids)", blake3("".join(data.ids).encode()).hexdigest(length=16)
     yield f"the labels of the {part} samples (digest)", _digest(data.labels)
     yield f"the weights of the {part} samples (digest)", None if data.weights is None else _digest(data.weights)
+    if isinstance(data, FeatureSet) and (made := _made_otherwise(data, job)) is not None:
+        yield f"the {part} features' own precision, dtype and views", made
+
+
+def _made_otherwise(data: FeatureSet, job: TrainingJob) -> list[dict[str, Any]] | None:
+    """How features that are trained on in place of pictures were made, a dict a view; None where that is as the
+    job's options have it, which are terms by themselves."""
+    assert job.cut is not None
+    cut, s = cut_in(data, job.model, job.cut), job.settings
+    specs = [data.key(cut, view).spec for view in range(data.views)]
+    made = [{name: spec[name] for name in ("precision", "dtype", "views")} for spec in specs]
+    return None if made == [{"precision": s.precision, "dtype": s.dtype, "views": None}] else made
 
 
 def _digest(array: np.ndarray) -> str:
