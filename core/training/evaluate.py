@@ -54,6 +54,11 @@ def evaluate(
         run = replace(run, backend=registry.choose(backend, run.model.home))
     if isinstance(data, str | os.PathLike):
         data = labelled(run, os.fspath(data), on_error, truncated=truncated)
+    elif (on_error, truncated) != ("raise", "raise"):
+        raise SettingError(
+            f"on_error={on_error!r}, truncated={truncated!r}: they are about the files of a path, and data is a "
+            f"{type(data).__name__}; pass them where it is opened, such as hs.data.folder(path, on_error='skip')"
+        )
     return run.evaluate(data, **settings)
 
 

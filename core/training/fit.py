@@ -27,7 +27,7 @@ from headstart.training.folds import CrossValidated, cross_validated, one_set
 from headstart.training.job import TrainingJob, job_of
 from headstart.training.observers import EpochCallback, LogLine, Observer, Observers
 from headstart.training.profiling import Profiler
-from headstart.training.rates import warn_frozen
+from headstart.training.rates import warn_frozen, warn_of_scale
 from headstart.training.run import Run
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
@@ -81,6 +81,7 @@ def fit(
         warn_of_copies_across(job.train, numbers)
         warn_of_single_in_folds(job.train, numbers)
     warn_frozen(job.model, job.mode)
+    warn_of_scale(job.trained_params, job.fresh, settings.lr_scale)
     watching = tuple(_observers(job))
     say(job.train, job.val)
     if job.val is None and settings.folds is None:

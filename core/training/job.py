@@ -5,8 +5,10 @@ Invariant: nothing of it changes while it trains. What becomes of the training i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,18 @@ class TrainingJob:
         return self.model.fresh if self.mode.pretrained else self.model.params.keys()
 
     @property
+    def trained_params(self) -> Collection[str]:
+        """The parameters that are trained, in one stage at least."""
+        return self.trained_graph.param_shapes().keys() - self.trained_graph.buffers()
+
+    @cached_property
+    def trained_graph(self) -> Graph:
+        """What is trained, in one stage at least."""
+        if self.cut is None or self.mode.then_all:
+            return self.model.graph
+        return self.model.graph.after(self.cut, self.model.input_shape)
+
+    @property
     def batch_size(self) -> int:
         """As it is trained with: at most what was asked for, so that all batches of an epoch are of one size."""
         return epoch_shape(len(self.train), self.settings.batch_size)[1]
@@ -100,9 +114,27 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
     place = backend.place(settings.device, settings.precision)
     model = objective.before(model, scratch=not mode.pretrained)
     start = replace(model, params=initial(model, mode, last, settings.seed, objective.log_odds))
-    return TrainingJob(
+    job = TrainingJob(
         start, train, val, settings, last, backend, place, objective, monitor if validated else None, weights
     )
+    _check_norms(job)
+    return job
+
+
+def _check_norms(job: TrainingJob) -> None:
+    """SettingError where a batch norm would follow batches of one value a channel: whatever that is, the norm
+    gives its bias, and learns a variance of 0."""
+    norms = [node.name for node in job.trained_graph.nodes if node.op == "batch_norm"]
+    if not norms or job.batch_size > 1 or not job.settings.train_statistics:
+        return
+    shapes = job.model.graph.shapes(job.model.input_shape)
+    for name in norms:
+        if math.prod(shapes[name][:-1]) == 1:
+            raise SettingError(
+                f"batches of 1, of which the batch norm {name!r} has one value a channel: it has no variance to "
+                "divide by, and nothing goes through. Take batch_size=2 or more, larger pictures, or "
+                "batch_norm='frozen'"
+            )
 
 
 def initial(

@@ -58,7 +58,7 @@ def whole(least: int, bits: int | None = None) -> Rule:
 
 def one_of(names: Names) -> Rule:
     """One of these names."""
-    return Rule("one of {names}", lambda value: value in names(), names=names)
+    return Rule("one of {names}", lambda value: isinstance(value, str) and value in names(), names=names)
 
 
 def one_known(names: Names, words: str = "one of {names}") -> Rule:

@@ -79,6 +79,25 @@ def rate_multiples(
     return multiples | dict.fromkeys(kept, 0.0)
 
 
+def warn_of_scale(trained: Iterable[str], fresh: Collection[str], scale: Scale) -> None:
+    """FrozenWarning for entries of `scale` that change no rate, as nothing that is trained is theirs: a module in
+    the frozen trunk, or pretrained layers where all that is trained is fresh."""
+    if scale is None:
+        return
+    table = scale if isinstance(scale, Mapping) else {PRETRAINED: scale}
+    used = set()
+    for name in trained:
+        parts = name.split(".")
+        inner = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
+        used.add(next((module for module in inner if module in table), None if name in fresh else PRETRAINED))
+    for module in sorted(table.keys() - used):
+        further = "further " if len(table) > 1 else ""
+        what = f"no {further}pretrained layer" if module == PRETRAINED else "none of its parameters"
+        warnings.warn(
+            f"lr_scale={scale!r} changes nothing of {module!r}: {what} is trained", FrozenWarning, stacklevel=3
+        )
+
+
 def kept_by_owner(graph: Graph, scratch: bool) -> frozenset[str]:
     """The parameters of a graph to be trained that the owner of a wrapped module froze before wrapping. They stay
     as they are in every mode that starts from weights. SettingError where that leaves nothing to train."""

@@ -72,7 +72,7 @@ class Settings(Keeping, Watching, Caching, Computing, Folding, Stopping, Trainin
         object.__setattr__(self, "lr_scale", checked_scale(self.lr_scale))
         object.__setattr__(self, "class_weights", checked_weights("class_weights", self.class_weights))
         object.__setattr__(self, "pos_weight", checked_weights("pos_weight", self.pos_weight, zero=False))
-        self.schedule_with(0.0)
+        self._check_schedule()
         self._check_length()
         object.__setattr__(self, "memory", memory_limit(self.memory))
         if self.cut == INPUT and mode.frozen:
@@ -87,6 +87,15 @@ class Settings(Keeping, Watching, Caching, Computing, Folding, Stopping, Trainin
         self._check_solver(mode)
         self._check_folds()
 
+    def _check_schedule(self) -> None:
+        """A schedule that is made by hand has a warm-up, and there is one only."""
+        schedule = self.schedule_with(0.0)
+        if self.warmup is not None and schedule.warmup != self.warmup:
+            raise SettingError(
+                f"warmup={self.warmup} with schedule={schedule}, which has a warm-up of its own; leave out "
+                f"warmup=, or pass hs.Schedule({schedule.kind!r}, {self.warmup})"
+            )
+
     def _check_length(self) -> None:
         """By hand, a number of epochs is just that; what is to stop has to know by what."""
         for name in ("max_epochs", "patience"):
@@ -98,6 +107,8 @@ class Settings(Keeping, Watching, Caching, Computing, Folding, Stopping, Trainin
                 )
         if self.patience is not None and self.monitor is None:
             raise SettingError(f"patience={self.patience} with monitor=None: nothing says which epochs are better")
+        if self.min_delta and self.monitor is None:
+            raise SettingError(f"min_delta={self.min_delta} with monitor=None: no epoch is better than another")
 
     def _check_augmentation(self, mode: Mode) -> None:
         """Views are of something, and what is cached is not augmented without them."""

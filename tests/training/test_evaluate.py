@@ -144,6 +144,9 @@ def test_the_backend_is_named_as_everywhere(made: Any) -> None:
 
 def test_what_evaluate_refuses(made: Any, tmp_path: Path) -> None:
     run, _, test = made
+    for option in ({"on_error": "skip"}, {"truncated": "keep"}):
+        with pytest.raises(SettingError, match=r"about the files of a path, and data is a Dataset"):
+            hs.evaluate(run, run.val, **option)
     with pytest.raises(SettingError, match="run is a Model; expected a Run"):
         hs.evaluate(run.model, test)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="does not exist"):

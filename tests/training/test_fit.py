@@ -35,6 +35,8 @@ from headstart.models import Model
 from headstart.store.keys import params_digest
 from headstart.testing import relative_error, small_data, small_model
 from headstart.training.history import History, Record
+from headstart.training.job import job_of
+from headstart.training.settings import Settings
 
 Fit = Callable[..., Any]
 
@@ -650,6 +652,19 @@ def test_a_damaged_run_is_named(copied: Path, backend: str, damage: Callable[[Pa
     assert str(copied) in str(caught.value)
     assert text in str(caught.value)
     assert os.listdir(copied)  # noqa: PTH208 - nothing was tidied away
+
+
+@ONCE
+def test_a_batch_norm_of_one_value_a_channel_is_refused(backend: str) -> None:
+    """torch's own raises; Keras's and JAX's give the bias whatever comes, and learn a variance of 0."""
+    pair = hs.data.arrays(np.arange(2, dtype=np.uint8).repeat(32 * 32 * 3).reshape(2, 32, 32, 3), [0, 1])
+    models = {size: hs.model("resnet18_half", classes=2, size=size) for size in (32, 64)}
+    ends: dict[str, Any] = {"cut": "layer4.0", "batch_norm": "train", "batch_size": 1}
+    for settings, name in (({"mode": "scratch", "batch_size": 1}, "layer4.0.bn1"), (ends, "layer4.1.bn1")):
+        with pytest.raises(SettingError, match=f"batches of 1, of which the batch norm '{name}' has one value"):
+            job_of(models[32], pair, None, Settings(backend=backend, **settings))
+    for size, changed in ((64, {}), (32, {"batch_norm": "frozen"}), (32, {"batch_size": 2}), (32, {"cut": None})):
+        job_of(models[size], pair, None, Settings(backend=backend, **{**ends, **changed}))
 
 
 def test_a_run_that_is_not_there(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ makes of a parameter's rate and of an auxiliary loss is in the conformance suite
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.common.errors import SettingError
+from headstart.common.errors import FrozenWarning, SettingError
 from headstart.contract import registry
 from headstart.models import Model, googlenet
 from headstart.testing import small_data, small_model
-from headstart.training.rates import check_modules, rate_multiples
+from headstart.training.rates import check_modules, rate_multiples, warn_of_scale
 
 PARAMS = ("conv1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.bias", "layer1.1.conv1.weight", "fc.weight")
 
@@ -50,6 +51,29 @@ def test_an_unknown_module_suggests() -> None:
         check_modules(PARAMS, {"layer11": 0.1})
     with pytest.raises(SettingError, match=r"'layer1\.0\.relu1'"):
         hs.fit(small_model(), *small_data(), lr_scale={"layer1.0.relu1": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("scale", "trained", "said"),
+    [
+        (0.1, PARAMS, []),
+        (0.1, PARAMS[4:], ["'pretrained': no pretrained layer is trained"]),
+        ({"layer1": 0.5, "fc": 2.0}, PARAMS[3:], []),
+        (
+            {"layer1": 0.5, "layer1.0": 0.2, "fc": 2.0},
+            PARAMS[3:],
+            ["'layer1.0': none of its parameters is trained"],
+        ),
+        ({"layer1": 0.5, "pretrained": 0.1}, PARAMS[1:], ["'pretrained': no further pretrained layer is trained"]),
+    ],
+)
+def test_rates_that_nothing_has_are_told(scale: Any, trained: Any, said: list[str]) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", FrozenWarning)
+        warn_of_scale(trained, {"fc.weight"}, scale)
+    assert len(told) == len(said)
+    for text, warning in zip(said, told, strict=True):
+        assert text in str(warning.message)
 
 
 @pytest.mark.of("torch")  # which rate is whose is core's; what a backend makes of it, the conformance suite sees

@@ -223,6 +223,11 @@ def test_a_stage_is_as_long_as_asked_for(graphs: dict[str, Graph]) -> None:
         ({"epochs": 5, "max_epochs": 9}, "max_epochs=9 with epochs=5: epochs are trained to the last"),
         ({"patience": 2, "monitor": None}, "patience=2 with monitor=None: nothing says which epochs are better"),
         ({"patience": 2, "monitor": "none"}, "patience=2 with monitor=None: nothing says which epochs are better"),
+        ({"min_delta": 0.1, "monitor": None}, "min_delta=0.1 with monitor=None: no epoch is better than another"),
+        (
+            {"warmup": 0.2, "schedule": Schedule("cosine", 0.1)},
+            "which has a warm-up of its own; leave out warmup=, or pass hs.Schedule('cosine', 0.2)",
+        ),
         ({"patience": 0}, "patience=0; expected an integer of 1 or more"),
         ({"max_epochs": 0}, "max_epochs=0; expected an integer of 1 or more"),
         ({"monitor": ""}, "monitor=''; expected the name of a score, or None"),
