@@ -87,6 +87,8 @@ def parameter(option: str | Option, unset: bool = True, **changes: Any) -> Param
         facts["converter"] = CONVERTERS[about.text]
     if about.text is bool:
         facts["show_default"] = False
+        # what is done anyway can be left out alone
+        facts["negative"] = "--no-" + about.flag.removeprefix("--") if about.default else ()
     return Parameter(**facts | changes)
 
 

@@ -152,6 +152,8 @@ def test_flags_and_their_opposites() -> None:
         False,
     ]
     assert values("cache verify", "--no-repair")["repair"] is False
+    for command in ("fit", "sweep", "compare"):
+        assert [values(command, *words)["standardize"] for words in ((), ("--no-standardize",))] == [True, False]
     for words in (("cache", "gc", "--no-yes"), ("cache", "gc", "--empty-data"), ("fit", "--no-debug-nans")):
         assert "unknown option" in headstart(*words).err
 
