@@ -406,6 +406,7 @@ def _child() -> int:
 def _run_modes(arguments: CompareArguments, name: str, emit: Listener) -> int:
     # in the child: its parent trains nothing, and would wait for what does
     from headstart.training.fit import fit
+    from headstart.training.rates import among
 
     try:
         model, train, val, test = prepare(arguments)
@@ -424,7 +425,8 @@ def _run_modes(arguments: CompareArguments, name: str, emit: Listener) -> int:
             for folder in FOLDERS:  # one for each run: their files would be taken for one run's
                 if settings.get(folder) is not None:
                     settings[folder] = str(Path(settings[folder]) / f"{name}-{mode}")
-            run = fit(model, train, val, backend=name, on_epoch=on_epoch, **settings)
+            with among(arguments.modes):
+                run = fit(model, train, val, backend=name, on_epoch=on_epoch, **settings)
             entry = entry_of(run)
             try:
                 if test is not None:

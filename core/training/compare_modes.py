@@ -14,6 +14,7 @@ from headstart.training.checks import alike, in_parts, opened
 from headstart.training.comparison import Comparison, Listener, add_run, new_comparison, start_framework
 from headstart.training.fit import fit
 from headstart.training.modes import MODES
+from headstart.training.rates import among
 from headstart.training.run_record import data_facts
 from headstart.training.settings import modes_named, options_by_mode
 from headstart.training.signatures import check_keywords, documented, with_defaults
@@ -55,7 +56,8 @@ def compare_modes(
     )
     start_framework(name, options)
     for settings in runs:
-        run = fit(model, train, val, **settings)
+        with among(modes):
+            run = fit(model, train, val, **settings)
         comparison["settings"] = {**run.settings, **comparison["settings"]}
         listener({"event": "row", "row": add_run(comparison, run)})
     return comparison

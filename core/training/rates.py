@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +98,15 @@ def warn_of_scale(trained: Iterable[str], fresh: Collection[str], scale: Scale) 
         warnings.warn(
             f"lr_scale={scale!r} changes nothing of {module!r}: {what} is trained", FrozenWarning, stacklevel=3
         )
+
+
+@contextmanager
+def among(modes: Collection[Any]) -> Iterator[None]:
+    """Where options go to several modes, one that does not read `lr_scale` says nothing of it: another may."""
+    with warnings.catch_warnings():
+        if len(modes) > 1:
+            warnings.filterwarnings("ignore", "lr_scale=", FrozenWarning)
+        yield
 
 
 def kept_by_owner(graph: Graph, scratch: bool) -> frozenset[str]:

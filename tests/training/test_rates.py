@@ -15,7 +15,7 @@ from headstart.common.errors import FrozenWarning, SettingError
 from headstart.contract import registry
 from headstart.models import Model, googlenet
 from headstart.testing import small_data, small_model
-from headstart.training.rates import check_modules, rate_multiples, warn_of_scale
+from headstart.training.rates import among, check_modules, rate_multiples, warn_of_scale
 
 PARAMS = ("conv1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.bias", "layer1.1.conv1.weight", "fc.weight")
 
@@ -74,6 +74,13 @@ def test_rates_that_nothing_has_are_told(scale: Any, trained: Any, said: list[st
     assert len(told) == len(said)
     for text, warning in zip(said, told, strict=True):
         assert text in str(warning.message)
+
+
+def test_a_mode_among_others_says_nothing_of_rates() -> None:
+    with among(["cached", "full"]):
+        warn_of_scale(PARAMS[4:], {"fc.weight"}, 0.1)
+    with among(["cached"]), pytest.warns(FrozenWarning):
+        warn_of_scale(PARAMS[4:], {"fc.weight"}, 0.1)
 
 
 @pytest.mark.of("torch")  # which rate is whose is core's; what a backend makes of it, the conformance suite sees
