@@ -62,7 +62,10 @@ class Asked:
         """End the process and whatever it has started."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                if hasattr(os, "killpg"):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                else:  # Windows, which has no groups: this process alone
+                    self._process.kill()
             self._process.wait()
         self._out.close()
         self._words.close()

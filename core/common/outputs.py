@@ -185,7 +185,8 @@ def _write_into(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     # O_NONBLOCK: a pipe that nobody reads is an error, and not a wait without end.
     handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
     try:
-        os.set_blocking(handle, True)
+        if hasattr(os, "set_blocking"):  # Windows has it since Python 3.12, and nothing to be undone
+            os.set_blocking(handle, True)
         _write_all(handle, chunks)
     finally:
         os.close(handle)

@@ -45,11 +45,11 @@ def private_path(path: Path) -> Path:
         if _is_private(folder):
             return path
         status = path.lstat()
-        if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and _nobody_else_wrote(status):
+        if stat.S_ISREG(status.st_mode) and status.st_uid == _user() and _nobody_else_wrote(status):
             return path
     except OSError:
         return path
-    return path.with_name(f"{path.stem}-{os.geteuid()}{path.suffix}")
+    return path.with_name(f"{path.stem}-{_user()}{path.suffix}")
 
 
 def check_file(path: Path) -> bool:
@@ -61,7 +61,7 @@ def check_file(path: Path) -> bool:
     if not stat.S_ISREG(status.st_mode):
         raise NotOurs("it is no regular file")
     if not _is_private(path.parent.stat()) and not _nobody_else_wrote(status):
-        raise NotOurs("others can write it", ours=status.st_uid == os.geteuid())
+        raise NotOurs("others can write it", ours=status.st_uid == _user())
     if status.st_size > MAX_NBYTES:
         raise NotOurs(f"it has {status.st_size} bytes, at most {MAX_NBYTES}", ours=True)
     for suffix in COMPANIONS:
@@ -136,11 +136,16 @@ def set_aside(path: Path) -> None:
                 old.replace(old.with_name(old.name + ".unused"))
 
 
+def _user() -> int:
+    """This user's number. Windows has none, and 0 stands for it in what `stat` says of any file there."""
+    return os.geteuid() if hasattr(os, "geteuid") else 0
+
+
 def _is_private(folder: os.stat_result) -> bool:
     """Whether only its owner can put anything there, and that is this user, or this user may do anything."""
-    me = os.geteuid()
+    me = _user()
     return not folder.st_mode & _OTHERS_WRITE and (me == 0 or folder.st_uid in (me, 0))
 
 
 def _nobody_else_wrote(status: os.stat_result) -> bool:
-    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & _OTHERS_WRITE
+    return status.st_uid in (_user(), 0) and not status.st_mode & _OTHERS_WRITE

@@ -356,7 +356,8 @@ def _warnings_told(emit: Listener) -> Iterator[None]:
 
 def _interrupted(child: subprocess.Popen[str]) -> KeyboardInterrupt:
     """Hand Ctrl-C on to the child, give it time to keep its features, and pass on what it says of them."""
-    child.send_signal(signal.SIGINT)
+    if os.name != "nt":  # Windows has no sessions: there Ctrl-C has come to the child as well
+        child.send_signal(signal.SIGINT)
     child.stdin = None  # closed, which communicate() would stumble over
     try:
         rest, _ = child.communicate(timeout=30)

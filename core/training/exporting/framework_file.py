@@ -60,6 +60,8 @@ def write(backend: str, known: FileFormat, request: Request, path: Path) -> None
 def _refusal(folder: Path, nbytes: int) -> OSError | None:
     """What the disk says to a file of so many bytes; None where it takes it. The bytes are asked for, and not
     looked for among the free ones: of those a quota, or a limit on the size of a file, may grant fewer."""
+    if not hasattr(os, "posix_fallocate"):  # macOS and Windows, which say nothing of a file that is not written
+        return None
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
             os.posix_fallocate(file.fileno(), 0, nbytes)
