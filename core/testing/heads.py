@@ -25,7 +25,7 @@ from headstart.testing.suite import Suite, drawn, floats, recipe_of
 LR, DECAY, SHARES = (0.2, 0.02, 0.5), (0.0, 0.3, 0.1), (1.0, 0.5, 0.25)
 SOME = (2, 0, 2, 1)
 """heads whose logits are asked for alone, one of them twice; and then the first two of them"""
-OPTIMIZERS = [hs.SGD(momentum=0.9, nesterov=True), hs.AdamW()]
+OPTIMIZERS = [hs.SGD(momentum=0.9, nesterov=True), hs.AdamW(epsilon=0.01)]
 
 
 def pooled() -> Graph:

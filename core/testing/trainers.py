@@ -30,7 +30,8 @@ class Trainers(Suite):
             PLAIN,
             hs.SGD(lr=0.1, momentum=0.9, weight_decay=0.01),
             hs.SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-            hs.AdamW(lr=0.05, weight_decay=0.1),
+            # an epsilon that counts: it is added to the root of the velocity that is corrected
+            hs.AdamW(lr=0.05, weight_decay=0.1, epsilon=0.01),
         ],
         ids=["sgd", "momentum", "nesterov", "adamw"],
     )
@@ -81,7 +82,10 @@ class Trainers(Suite):
 
     @pytest.fixture(
         scope="class",
-        params=[hs.SGD(lr=0.1, momentum=0.9, weight_decay=0.1), hs.AdamW(lr=0.05, weight_decay=0.3)],
+        params=[
+            hs.SGD(lr=0.1, momentum=0.9, weight_decay=0.1),
+            hs.AdamW(lr=0.05, weight_decay=0.3, epsilon=0.01),
+        ],
         ids=["sgd", "adamw"],
     )
     @classmethod
