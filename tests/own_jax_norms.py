@@ -112,10 +112,114 @@ class Drops(nn.Module):
 
 
 def linen(module: nn.Module, x: Any) -> Any:
-    made = module.init(jax.random.key(0), x, train=False)
+    return moved(module.init(jax.random.key(0), x, train=False))
+
+
+def key() -> Any:
+    return jax.random.key(0)
+
+
+def moved(made: Any) -> Any:
     return {**made, "batch_stats": jax.tree.map(lambda leaf: leaf + 0.3, made["batch_stats"])}
 
 
 def bridged(x: Any) -> nnx.Module:
     """A module of linen's as one of NNX, whose call says nothing of flags."""
     return nnx.bridge.ToNNX(Drops(0.0), rngs=nnx.Rngs(0)).lazy_init(jnp.asarray(x), train=False)
+
+
+class Both(nnx.Module):
+    """It moves a statistic, and drops, as one flag says."""
+
+    def __init__(self) -> None:
+        self.mean, self.drop = nnx.BatchStat(jnp.full(6, 0.3)), nnx.Dropout(0.9, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        if train:
+            self.mean[...] = x.mean(0)
+        return self.drop(x - self.mean[...], deterministic=not train)
+
+
+class BothSet(Both):
+    """As a setting of its own says."""
+
+    training = True
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x, self.training)
+
+
+class BothInLinen(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        kept = self.variable("batch_stats", "mean", lambda: jnp.full(6, 0.3))
+        if train:
+            kept.value = x.mean(0)
+        return nn.Dropout(0.9, deterministic=not train)(nn.Dense(6)(x - kept.value))
+
+
+class Around(Both):
+    """What it drops does not go by its flag, and its statistic never moves."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.drop(x - self.mean[...])
+
+
+class Kept(nnx.Module):
+    def __init__(self) -> None:
+        self.mean = nnx.BatchStat(jnp.full(6, 0.3))
+
+
+class Elsewhere(nnx.Module):
+    """It moves a statistic of a module that is not called, or one that it makes anew."""
+
+    def __init__(self, anew: bool) -> None:
+        self.kept, self.anew = Kept(), anew
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        if train and self.anew:
+            self.kept.mean = nnx.BatchStat(x.mean(0))
+        elif train:
+            self.kept.mean[...] = x.mean(0)
+        return x - self.kept.mean[...]
+
+
+class Late(nnx.Module):
+    """In training it makes a statistic that was not there."""
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        if train:
+            self.mean = nnx.BatchStat(x.mean(0))
+        return x
+
+
+class Set(nnx.Module):
+    """It drops as a setting says that is called as `name`."""
+
+    def __init__(self, name: str, value: bool) -> None:
+        self.name, self.drop = name, nnx.Dropout(0.9, rngs=nnx.Rngs(0))
+        self.inner = nnx.Dict({"norm": norm()})
+        setattr(self, name, value)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        learns = getattr(self, self.name) is not (self.name == "inference")
+        return self.drop(self.inner["norm"](x, use_running_average=not learns), deterministic=not learns)
+
+
+class SetInLinen(nn.Module):
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.BatchNorm(use_running_average=not self.train)(x)
+        return nn.Dropout(0.9, deterministic=not self.train)(x)
+
+
+class Outer(nn.Module):
+    """It is made with another one, which is told by a setting alone."""
+
+    inner: nn.Module
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.inner(x)

@@ -15,6 +15,7 @@ from flax import linen, nnx
 from flax.core import unfreeze
 
 from headstart.backends.jax.classifier import is_product, noted
+from headstart.backends.jax.modes import switched
 from headstart.backends.jax.norms import COLLECTION, held_by, with_kept
 from headstart.backends.jax.parts import Function, Stop, joined, step
 from headstart.backends.jax.statistics import PARAMS
@@ -53,7 +54,7 @@ class Bridged(Function):
             variables, args, kwargs = jax.tree.map(self._cast, (variables, args, kwargs))
         with linen.intercept_methods(self._intercept):
             if self.deterministic:
-                return self.module.apply(variables, *args, **kwargs)
+                return switched(self.module, False).apply(variables, *args, **kwargs)
             if self.keeps_statistics:
                 return with_kept(type(self.module).__name__, lambda: self._learn(variables, args, kwargs))
             return self._learn(variables, args, kwargs)
@@ -61,8 +62,9 @@ class Bridged(Function):
     def _learn(self, variables: Any, args: Any, kwargs: Any) -> Any:
         drawn = {"dropout": self.streams(), "params": self.streams()}
         written_to = [name for name in self.others if name != COLLECTION or not self.keeps_statistics]
+        module = switched(self.module, True)
         try:
-            value, written = self.module.apply(variables, *args, rngs=drawn, mutable=written_to, **kwargs)
+            value, written = module.apply(variables, *args, rngs=drawn, mutable=written_to, **kwargs)
         except Ended as end:
             self._write(end.written)
             raise

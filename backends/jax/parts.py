@@ -5,6 +5,7 @@ Invariant: the user's module is cloned and never touched; parameters are named b
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import types
@@ -20,6 +21,7 @@ from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
 from headstart.backends.jax.door import settled
+from headstart.backends.jax.modes import flags_of, switch
 from headstart.backends.jax.statistics import PARAMS, is_statistic, names_what_is_trained, rooted, stopped
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import WrapRequest
@@ -93,31 +95,6 @@ def before_calls(module: Any, run: Callable[[], Any]) -> None:
         return kind.__call__(self, *args, **kwargs)
 
     object.__setattr__(module, "__class__", called_by(kind, call))
-
-
-INFERENCE = {
-    "train": False,
-    "training": False,
-    "is_training": False,
-    "deterministic": True,
-    "inference": True,
-    "use_running_average": True,
-    "update_stats": False,
-}
-"""arguments of calls that say whether they are training's, and what they are in inference"""
-
-
-def flags_of(call: Any, settings: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
-    """The flags that a call takes, as they are in inference. One whose default is None is not among them where the
-    module's `settings` say it: it then goes by these, as flax's own layers have it."""
-    return tuple(
-        (name, INFERENCE[name])
-        for name, parameter in inspect.signature(call).parameters.items()
-        if name in INFERENCE
-        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and (parameter.default is parameter.empty or isinstance(parameter.default, bool | None))
-        and (parameter.default is not None or settings.get(name) is None)
-    )
 
 
 INSIDE = (
@@ -249,7 +226,7 @@ def copied(module: nnx.Module) -> nnx.Module:
                     "using the parameters of the module that it belongs to. Write it into the class"
                 )
     clone = nnx.clone(module)
-    clone.eval()
+    switch(clone, False)
     return clone
 
 
@@ -276,11 +253,11 @@ def prune(whole: nnx.Module, example: Any) -> None:
     """Empty the variables that are not used before the cut, neither in inference nor in training."""
     used = used_by(whole, example)[0]
     learning = nnx.clone(whole)
-    learning.train()
-    try:
+    switch(learning, True)
+    with contextlib.suppress(
+        Exception
+    ):  # it may want what the example does not hold; what inference uses is known
         used |= used_by(learning, example)[0]
-    except Exception:  # in training it may want what the example does not hold; what inference uses is known
-        learning.eval()
     unused = {path: variable for path, variable in variables(whole).items() if path not in used}
     values = {path: variable.get_value() for path, variable in unused.items()}
     for path, variable in unused.items():

@@ -7,8 +7,10 @@ they are told by what they are called and by what is computed of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import jax
 
 PARAMS = "params"
 COLLECTIONS = ("batch_stats", "stats", "statistics", "buffers")
@@ -87,6 +89,33 @@ def _reaching(program: Any, wanted: Sequence[bool]) -> list[bool]:
         passing = [True] * len(equation.invars) if inner is None else _reaching(inner, outputs)
         live |= {id(atom) for atom, passes in zip(equation.invars, passing, strict=True) if passes}
     return [id(v) in live for v in program.invars]
+
+
+DRAWING = ("random_bits", "random_gamma", "rng_bit_generator", "rng_uniform")
+
+
+def drawn(run: Callable[[], Any]) -> int:
+    """How often random numbers are drawn in a run, of which nothing is computed."""
+
+    def arrays() -> list[Any]:
+        return [leaf for leaf in jax.tree.leaves(run()) if isinstance(leaf, jax.Array)]
+
+    return _drawing(jax.make_jaxpr(arrays)().jaxpr)
+
+
+def _drawing(program: Any) -> int:
+    count = 0
+    for equation in program.eqns:
+        held = [
+            entry for value in equation.params.values() for entry in jax.tree.leaves(value, is_leaf=_is_program)
+        ]
+        inner = [getattr(entry, "jaxpr", entry) for entry in held if _is_program(entry)]
+        count += (equation.primitive.name in DRAWING) + sum(map(_drawing, inner))
+    return count
+
+
+def _is_program(value: Any) -> bool:
+    return hasattr(getattr(value, "jaxpr", value), "eqns")
 
 
 def inner_of(equation: Any) -> Any:

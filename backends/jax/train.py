@@ -18,7 +18,8 @@ from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.epoch import Known, Result, resident_step, whole_epoch
 from headstart.backends.jax.masks import Dropped
-from headstart.backends.jax.norms import tell, with_statistics_of
+from headstart.backends.jax.modes import switch
+from headstart.backends.jax.norms import check_there, refuse_writing, tell, with_statistics_of
 from headstart.contract.devices import CPU
 from headstart.contract.optimizers import SGD, Optimizer
 from headstart.contract.recipe import Place, Recipe
@@ -31,9 +32,9 @@ class JaxTrainer:
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], recipe: Recipe, place: Place) -> None:
         self.place, self.recipe = place, recipe
         self.network = Network(graph, params, (), place, recipe.seed, lambda node: Dropped(node, recipe.seed))
-        self.network.eval()
+        switch(self.network, False)
         self.inference = nnx.graphdef(self.network)
-        self.network.train()
+        switch(self.network, True)
         tell(self.network, recipe.train_statistics)
         self.training, weights, rest = nnx.split(self.network, nnx.Param, ...)
         self.update_rule = _update_rule(recipe)
@@ -133,8 +134,11 @@ class JaxTrainer:
         def loss_of(weights: nnx.State) -> tuple[jax.Array, tuple[jax.Array, jax.Array, nnx.State, nnx.State]]:
             # copies: batch norms write their statistics, which belong to the trace outside
             network = nnx.merge(self.training, weights, rest, copy=True)
+            if not self.recipe.train_statistics:
+                refuse_writing(network)
             outputs = network(_as_float(x))
             _, *written = nnx.split(network, nnx.Param, ...)
+            check_there(rest, written[1])
             new_weights, new_rest = map(_as_before, (weights, rest), written)
             if not self.recipe.train_statistics:
                 new_rest = with_statistics_of(rest, new_rest)

@@ -187,3 +187,55 @@ def test_a_bridge_without_variables_is_told(own: Any) -> None:
         SettingError, match=r"Drops in nnx\.bridge\.ToNNX has no variables yet: lazy_init makes them"
     ):
         hs.wrap(nnx.bridge.ToNNX(own.Drops(), rngs=nnx.Rngs(0)), example=ROWS, head="linear", classes=3)
+
+
+@pytest.mark.parametrize("kind", ["Both", "BothSet", "BothInLinen"])
+def test_a_flag_that_says_of_statistics_and_of_dropout(own: Any, kind: str) -> None:
+    """To keep the ones would end the other without a word."""
+    module = getattr(own, kind)()
+    settings = {"params": module.init(own.key(), ROWS)} if kind == "BothInLinen" else {}
+    model = ranked(module, **settings)
+    with pytest.raises(SettingError, match=rf"{kind} moves batch statistics and draws .* batch_norm='train', or"):
+        stepped(model, follow=False)
+    followed, moved = stepped(model, follow=True)
+    assert moved == model.graph.buffers()
+    assert abs(followed - loss_in_inference(model)) > 1e-2
+
+
+def test_what_drops_by_itself_in_what_holds_statistics(own: Any) -> None:
+    model = ranked(own.Around())
+    kept, moved = stepped(model, follow=False)
+    assert (abs(kept - loss_in_inference(model)) > 1e-2, moved) == (True, set())
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_statistics_that_no_flag_reaches(own: Any, anew: bool) -> None:
+    model = ranked(own.Elsewhere(anew))
+    with pytest.raises(SettingError, match=r"kept\.mean' is a batch statistic that is moved .*'train'"):
+        stepped(model, follow=False)
+    assert stepped(model, follow=True)[1] == model.graph.buffers()
+
+
+def test_statistics_that_come_late(own: Any) -> None:
+    model = ranked(own.Late())
+    with pytest.raises(SettingError, match=r"mean' is made, a batch statistic that was not there"):
+        stepped(model, follow=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("training", False), ("train", True), ("inference", True), ("linen", True), ("inside", False)],
+)
+def test_a_setting_of_ones_own_says_that_it_trains(own: Any, name: str, value: bool) -> None:
+    """Whatever it was when the module was wrapped."""
+    module, settings = own.Set(name, value), {}
+    if name in ("linen", "inside"):
+        around = own.Outer if name == "inside" else lambda inner: inner
+        module = around(own.SetInLinen(value))
+        settings = {"params": own.moved(around(own.SetInLinen(False)).init(own.key(), ROWS))}
+    model = ranked(module, **settings)
+    normed = (ROWS - 0.3) / np.sqrt((1.3 if settings else 1) + 1e-5)
+    np.testing.assert_allclose(hs.forward(model, ROWS, "trunk")["trunk"], normed, rtol=1e-5, atol=1e-6)
+    kept, moved = stepped(model, follow=False)
+    assert (abs(kept - loss_in_inference(model)) > 1e-2, moved) == (True, set())
+    assert stepped(model, follow=True)[1] == model.graph.buffers()
