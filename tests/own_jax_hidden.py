@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
@@ -61,15 +62,77 @@ class LinenItself(nn.Module):
 
 
 class Blocks(nnx.Module):
-    """Residual blocks on a linear layer: of sums of what linear layers give none is a classifier."""
+    """Residual blocks on a linear layer: of sums of what linear layers give none is a classifier. Or numbers of
+    classes that are refined."""
 
-    def __init__(self) -> None:
-        rngs = nnx.Rngs(0)
-        self.stem, self.up, self.down = (nnx.Linear(*sides, rngs=rngs) for sides in ((6, 5), (5, 7), (7, 5)))
+    def __init__(self, stem: str, down: str, deep: bool) -> None:
+        rngs, self.names = nnx.Rngs(0), (stem, down)
+        self.first = nnx.Linear(6, 6, rngs=rngs) if deep else None
+        self.up = nnx.Linear(5, 7, rngs=rngs)
+        setattr(self, stem, nnx.Linear(6, 5, rngs=rngs))
+        setattr(self, down, nnx.Linear(7, 5, rngs=rngs))
+
+    def features(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(x if self.first is None else self.first(x))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.stem(jnp.tanh(x))
-        return x + self.down(nnx.relu(self.up(x)))
+        stem, down = (getattr(self, name) for name in self.names)
+        x = stem(self.features(x))
+        return x + down(nnx.relu(self.up(x)))
+
+
+def normed(x: jax.Array) -> jax.Array:
+    return nnx.standardize(x, epsilon=1e-3)
+
+
+ENDS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": lambda x: nnx.log_softmax(nnx.relu(x)),
+    "scaled": lambda x: nnx.softmax(3 * jnp.tanh(nnx.gelu(x)) ** 2),
+    "leaky": lambda x: nnx.sigmoid(nnx.leaky_relu(x)),
+    "norm": lambda x: nnx.softmax(normed(x)),
+    "turned": lambda x: nnx.softmax(x.T, 0).T,
+    "gelu": nnx.gelu,
+    "left leaky": nnx.leaky_relu,
+    "codes": lambda x: nnx.sigmoid(normed(x)),
+    "turned back": lambda x: x.T.T,
+}
+
+
+class Active(Net):
+    """Something stands between its last layer and what makes probabilities; or features end so."""
+
+    def __init__(self, how: str, last: Any = None) -> None:
+        super().__init__(last)
+        self.how = how
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ENDS[self.how](self.fc(self.features(x)))
+
+
+class Frames(Net):
+    """Classes of each of six frames, by a convolution that is not called a classifier."""
+
+    def __init__(self) -> None:
+        self.mid = nnx.Conv(1, 4, (3,), rngs=nnx.Rngs(0))
+        self.last = nnx.Conv(4, 3, (3,), rngs=nnx.Rngs(0))
+
+    def features(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(self.mid(x[..., None]))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nnx.log_softmax(nnx.relu(self.last(self.features(x))))
+
+
+def active_row() -> nnx.Module:
+    rngs = nnx.Rngs(0)
+    last = nnx.Linear(5, 3, rngs=rngs), jnp.tanh, nnx.LayerNorm(3, rngs=rngs), nnx.softmax
+    return nnx.Sequential(nnx.Linear(6, 5, rngs=rngs), nnx.relu, *last)
+
+
+class ActiveLinen(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.softmax(nn.LayerNorm()(nn.gelu(nn.Dense(3, name="proj")(nn.Dense(5, name="mid")(x)))))
 
 
 class Gated(Own):

@@ -292,6 +292,50 @@ def end(how: str) -> keras.Model:
     return keras.Model(inputs, x)
 
 
+def between(how: str) -> keras.Model:
+    """Something stands between the last layer and what makes probabilities; or features end so."""
+    random.seed(0)
+    x = inputs = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, activation="relu", name="maps")(x)
+    rows = pooled(x)
+    given = keras.Input((4,))
+    ends = {
+        "tanh": lambda: layers.Activation("softmax")(layers.Dense(10, "tanh")(rows)),
+        "leaky": lambda: layers.Softmax()(layers.LeakyReLU()(layers.Dense(10)(rows))),
+        "norm": lambda: ops.softmax(layers.BatchNormalization()(layers.Dense(10)(rows))),
+        "operation": lambda: ops.log_softmax(3 * ops.gelu(layers.Dense(10)(rows))),
+        "nested": lambda: layers.Softmax()(
+            keras.Model(given, layers.Dense(10)(layers.Dense(4, "elu", name="inner")(given)), name="head")(rows)
+        ),
+        "maps": lambda: ops.softmax(layers.ReLU()(layers.Conv2D(10, 3)(x))),
+        "gelu": lambda: layers.Dense(10, "gelu")(rows),
+        "left leaky": lambda: layers.LeakyReLU()(layers.Dense(10)(rows)),
+        "codes": lambda: ops.sigmoid(layers.BatchNormalization()(layers.Dense(10)(rows))),
+    }
+    return keras.Model(inputs, ends[how]())
+
+
+def rows_of(how: str) -> keras.Model:
+    """Residual blocks on a dense layer, or numbers of classes that are refined."""
+    random.seed(0)
+    x = inputs = keras.Input((6,))
+    stem, again = {"blocks": ("stem", "head"), "called": ("fc", "fc2"), "refined": ("head", "again")}[how]
+    x = layers.Dense(5, "tanh", name="first")(x) if how != "blocks" else x
+    x = layers.Dense(4, name=stem)(x)
+    return keras.Model(inputs, layers.Add()([x, layers.Dense(4, name=again)(layers.Dense(7, "relu")(x))]))
+
+
+def tokens() -> tuple[keras.Model, keras.Model]:
+    """A classifier on each of two tokens, and one of each of all; and what gives the tokens."""
+    random.seed(0)
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Reshape((16, 4))(layers.Conv2D(4, 3, 4, "same")(inputs))
+    x = layers.LayerNormalization(name="norm")(x)
+    apart = [layers.Dense(10, name="head")(layers.Dropout(0.1)(x[:, 0])), layers.Dense(10, name="dist")(x[:, 1])]
+    apart.append(layers.GlobalAveragePooling1D()(layers.Dense(10, name="places")(x)))
+    return keras.Model(inputs, layers.Average()(apart)), keras.Model(inputs, x)
+
+
 class Temperature(layers.Layer):
     def build(self, shape: Any) -> None:
         self.weight = self.add_weight((), "ones", name="weight")

@@ -20,7 +20,10 @@ class Distilled(nn.Module):
         "greatest": lambda self, x: self.head(x[:, 0]) + self.head_dist(x[:, 2:]).max(1)[0] / 2,
         "logits": lambda self, x: {"logits": self.head(x[:, 0]) + self.head_dist(x[:, 1]), "hidden": x},
         "added": lambda self, x: torch.stack([self.head(x[:, 0]), self.head_dist(x[:, 1])]).sum(0),
+        "beside": lambda self, x: torch.stack([self.head(x[:, 0]), self.head_dist(x[:, 1])], 1).sum(1),
         "wide": lambda self, x: self.head(x[:, 0]) + self.wide(x[:, 1:3].flatten(1)),
+        "refined": lambda self, x: self.head(x[:, 0]) + self.again(self.head(x[:, 0]).relu()),
+        "summed": lambda self, x: self.head(x).sum(1),
         "chained": lambda self, x: self.head(x[:, 0]) + self.again(self.head(x[:, 0]).tanh()),
         "tokens": lambda self, x: self.head(x),
         "last": lambda self, x: {"logits": self.head(x)[torch.arange(len(x)), -1], "hidden": x},
@@ -51,14 +54,18 @@ class Row(nn.Module):
     """Residual blocks on a linear layer, with no norm behind them: all that it gives is sums of what linear layers
     give, of which none is a classifier."""
 
-    def __init__(self, traced: bool) -> None:
+    def __init__(self, traced: bool, stem: str = "stem", down: str = "down") -> None:
         super().__init__()
-        self.traced, self.stem = traced, nn.Linear(3 * 16 * 16, 5)
-        self.up, self.down = (nn.ModuleList(nn.Linear(*sides) for _ in range(2)) for sides in ((5, 7), (7, 5)))
+        self.traced, self.names = traced, (stem, down)
+        self.first = nn.Linear(3 * 16 * 16, 5) if stem != "head" else nn.Identity()
+        self.up = nn.ModuleList(nn.Linear(5, 7) for _ in range(2))
+        self.add_module(stem, nn.Linear(5, 5) if stem == "fc" else nn.Linear(5 if stem != "head" else 768, 5))
+        self.add_module(down, nn.ModuleList(nn.Linear(7, 5) for _ in range(2)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.stem((x if self.traced else no_trace(x)).flatten(1))
-        for up, down in zip(self.up, self.down, strict=True):
+        stem, downs = map(self.get_submodule, self.names)
+        x = stem(self.first((x if self.traced else no_trace(x)).flatten(1)).tanh())
+        for up, down in zip(self.up, downs, strict=True):
             x = x + down(up(x).relu())
         return x
 
@@ -121,6 +128,37 @@ class Frames(nn.Module):
 
     def forward(self, x: Any, **settings: Any) -> Any:
         return self.ENDS[self.kind](self, self.features(x["x"] if isinstance(x, dict) else x))
+
+
+class Active(nn.Module):
+    """It gives probabilities of the classes of each frame, or features, and something stands before these."""
+
+    ENDS: ClassVar[dict[str, Any]] = {
+        "relu": lambda self, x: self.last(x).relu().log_softmax(1),
+        "scaled": lambda self, x: (5 * F.gelu(self.last(x)).tanh()).softmax(1),
+        "module": lambda self, x: self.leaky(self.last(x)).sigmoid(),
+        "norm": lambda self, x: self.norm(self.last(x)).log_softmax(1),
+        "turned": lambda self, x: self.last(x).transpose(1, 2).clamp(-1, 1).log_softmax(2).transpose(1, 2),
+        "wide": lambda self, x: F.relu6(self.wide(x)).softmax(1),
+        "proj": lambda self, x: self.proj(x).log_softmax(1),
+        "gelu": lambda self, x: F.gelu(self.last(x)),
+        "leaky": lambda self, x: self.leaky(self.last(x)),
+        "turned back": lambda self, x: self.last(x).transpose(1, 2).transpose(1, 2),
+        "codes": lambda self, x: self.norm(self.last(x)).sigmoid(),
+    }
+
+    def __init__(self, kind: str, traced: bool = True) -> None:
+        super().__init__()
+        self.kind, self.traced, self.conv = kind, traced, nn.Conv1d(2, 8, 9, 4)
+        self.last, self.wide, self.proj = nn.Conv1d(8, 5, 1), nn.Conv1d(8, 5, 3), nn.Conv1d(8, 5, 1)
+        self.norm, self.leaky = nn.BatchNorm1d(5), nn.LeakyReLU()
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """`(n, 8, t)`"""
+        return self.conv(x).tanh()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.ENDS[self.kind](self, self.features(x if self.traced else no_trace(x)))
 
 
 class Codes(nn.Module):

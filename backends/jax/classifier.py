@@ -2,7 +2,7 @@
 
 Invariant: a classifier is a linear layer (flax's, one that is written by hand, or a convolution of 1x1 that is
 called so) whose numbers the module gives as they are, or after what has no parameters; a projection, as encoders
-end in, is none.
+end in, is none. Of what a softmax shares out, whatever made it is one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from jax.ad_checkpoint import checkpoint_name
 from headstart.backends.jax.parts import called_by
 from headstart.backends.jax.statistics import SHAPING, inner_of
 from headstart.common.errors import CutError
-from headstart.models.endings import APART, is_projection, is_ranking, reached
+from headstart.models.endings import (
+    APART,
+    Behind,
+    Layer,
+    classifiers_among,
+    is_projection,
+    is_ranking,
+    may_precede,
+    reached,
+)
 from headstart.models.several import at_end
 
 # what may stand between the classifier and the end: functions, and what programs of them are made of
@@ -30,31 +39,64 @@ PRIMITIVES = (
 )  # fmt: skip
 
 
-def ends_in_classifier(layers: list[Any]) -> bool:
-    """Whether layers in a row end in one."""
+# what stands before an ending, besides what core knows of: masks of numbers
+MASKS = ("gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not", "is_finite")
+SHARES = {
+    "softmax": "softmax", "log_softmax": "log_softmax", "sigmoid": "sigmoid", "logistic": "sigmoid",
+    "log_sigmoid": "sigmoid",
+}  # fmt: skip
+"""what makes probabilities -> as core has it, or what is nearest to it"""
+TURNING = ("transpose",)
+
+
+def classifier_place(layers: list[Any], behind: Behind) -> int | None:
+    """Which of layers in a row is the classifier that they end in; None where they end in none."""
     *_, last = layers
     if isinstance(last, functools.partial):
         last = last.func
-    if is_last(last, ""):
-        return True
+    if is_last(last, "", behind):
+        return len(layers) - 1
     if type(last) is nnx.Sequential:
         learned = [layer for layer in last.layers if isinstance(layer, nnx.Module) and nnx.state(layer, nnx.Param)]
-        return len(learned) == 1 and ends_in_classifier(list(last.layers))
-    return len(layers) > 1 and _passes(last) and ends_in_classifier(layers[:-1])
+        ends = len(learned) == 1 and classifier_place(list(last.layers), behind) is not None
+        return len(layers) - 1 if ends else None
+    if len(layers) < 2 or not _passes(last, behind):
+        return None
+    ending = SHARES.get(_called(last), "") if _is_librarys(last) else ""
+    return classifier_place(layers[:-1], behind.then(ending, isinstance(last, nnx.Dropout), False))
 
 
-def _passes(layer: Any) -> bool:
-    library = str(getattr(layer, "__module__", "")).partition(".")[0] in ("jax", "flax")
-    return isinstance(layer, nnx.Dropout) or (library and getattr(layer, "__name__", "") in FUNCTIONS)
+def _passes(layer: Any, behind: Behind) -> bool:
+    known = _called(layer) in FUNCTIONS or may_precede(_called(layer), behind.ending)
+    return isinstance(layer, nnx.Dropout) or (_is_librarys(layer) and known)
 
 
-def is_last(module: Any, path: str) -> bool:
+def _called(layer: Any) -> str:
+    return str(getattr(layer, "__name__", type(layer).__name__))
+
+
+def _is_librarys(layer: Any) -> bool:
+    return str(getattr(layer, "__module__", "")).partition(".")[0] in ("jax", "flax")
+
+
+def is_last(module: Any, path: str, behind: Behind) -> bool:
+    label = label_of(module, path)
+    return label == KNOWN or (label == LAYER and behind.ranked)
+
+
+def label_of(module: Any, path: str) -> str:
+    """Under what a layer is noted."""
     single = type(module) is nnx.Einsum and is_product(module.einsum_str)
-    if single or type(module) in (nnx.Linear, nnx.LoRALinear, nnx.LoRA) or _is_linear(module):
-        return not is_projection(path)
-    if type(module) is nnx.Conv and set(_sides(module.kernel_size)) == {1}:
-        return is_ranking(path)
-    return False
+    linear = single or type(module) in (nnx.Linear, nnx.LoRALinear, nnx.LoRA) or _is_linear(module)
+    return labelled(path, linear, module.kernel_size if type(module) is nnx.Conv else None)
+
+
+def labelled(path: str, linear: bool, kernel_size: Any) -> str:
+    """The same by what a layer is. `kernel_size`: of a convolution; None: it is none."""
+    alone = kernel_size is not None and set(_sides(kernel_size)) == {1}
+    if (linear and not is_projection(path)) or (alone and is_ranking(path)):
+        return KNOWN
+    return LAYER if linear or kernel_size is not None else MADE
 
 
 def _is_linear(module: Any) -> bool:
@@ -75,22 +117,23 @@ def _sides(size: Any) -> tuple[int, ...]:
     return (size,) if isinstance(size, int) else tuple(size)
 
 
-MADE, KNOWN, TAKEN = "headstart:made:", "headstart:known:", "headstart:taken:"
-"""before a layer's path, in a program: what it gave, the same of one that is linear by its kind, what it took"""
+MADE, KNOWN, LAYER, TAKEN = "headstart:made:", "headstart:known:", "headstart:layer:", "headstart:taken:"
+"""before a layer's path, in a program: what it gave; the same of one that is a classifier at an end, by its kind
+and its name; of one that is if probabilities of classes are made of it; what it took"""
 
 
 def noted(
-    path: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], known: bool
+    path: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], label: str
 ) -> Any:
     """What a layer gives for the first of its arguments, both with names that are seen in a program, inside of
-    whatever JAX transforms, too. `known`: that it is linear, by its kind."""
+    whatever JAX transforms, too. `label`: that of what it gives."""
     arguments: dict[Any, Any] = dict([*enumerate(args), *kwargs.items()])
     first, taken = next(iter(arguments.items()), (0, None))
     if not isinstance(taken, jax.Array):
         return call(*args, **kwargs)
     arguments[first] = checkpoint_name(taken, TAKEN + path)
     value = call(*(arguments[at] for at in range(len(args))), **{name: arguments[name] for name in kwargs})
-    return checkpoint_name(value, (KNOWN if known else MADE) + path) if isinstance(value, jax.Array) else value
+    return checkpoint_name(value, label + path) if isinstance(value, jax.Array) else value
 
 
 def watched(module: nnx.Module, call: Callable[[nnx.Module], Any]) -> Any:
@@ -99,15 +142,15 @@ def watched(module: nnx.Module, call: Callable[[nnx.Module], Any]) -> Any:
     for steps, part in list(nnx.iter_modules(clone)):
         if steps and callable(part):
             path = ".".join(map(str, steps))
-            watch(part, path, is_last(part, path))
+            watch(part, path, label_of(part, path))
     return call(clone)
 
 
-def watch(part: Any, path: str, known: bool) -> None:
+def watch(part: Any, path: str, label: str) -> None:
     kind: Any = type(part)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return noted(path, functools.partial(kind.__call__, self), args, kwargs, known)
+        return noted(path, functools.partial(kind.__call__, self), args, kwargs, label)
 
     object.__setattr__(part, "__class__", called_by(kind, call))
 
@@ -123,9 +166,9 @@ class Found(NamedTuple):
     """where there is none: what the module multiplies by at its end, in no submodule"""
 
 
-def classifier_of(watching: Callable[[Any], Any], example: Any) -> Found:
+def classifier_of(watching: Callable[[Any], Any], example: Any, ending: str = "") -> Found:
     """Told by a program of a module's run. CutError for several that read arrays of their own. `watching`: runs it
-    on a batch and notes its linear layers."""
+    on a batch and notes its layers; `ending`: what was taken off its end."""
 
     def run(x: Any) -> Any:
         return at_end(watching(x), jax.Array)
@@ -136,9 +179,10 @@ def classifier_of(watching: Callable[[Any], Any], example: Any) -> Found:
         return Found()
     walk = Walk()
     whole = Scope(program)
-    if not walk.is_rank(whole, program.outvars[0]):
+    if not walk.is_rank(whole, program.outvars[0], (), Behind(ending)):
         return Found(matrices=[constants[key] for key in walk.multiplied if key in constants])
-    if not walk.reached or walk.is_row():
+    walk.keep_classifiers()
+    if not walk.reached:
         return Found()
     if len({(id(scope), id(taken)) for scope, taken in walk.reached.values()}) > 1:
         names = ", ".join(map(repr, sorted(walk.reached)))
@@ -172,6 +216,15 @@ class Scope:
             return None
         return self.around, self.equation.invars[self.inputs[id(variable)]]
 
+    def unshaped(self, variable: Any) -> int:
+        """The identity of what it is in this program, but for another shape or type."""
+        maker = self.makers.get(id(variable))
+        return (
+            id(variable)
+            if maker is None or maker.primitive.name not in SHAPING
+            else self.unshaped(maker.invars[0])
+        )
+
     def origin(self, variable: Any) -> int:
         """The identity of what it is in the outermost program, but for another shape or type."""
         if (maker := self.makers.get(id(variable))) is not None and maker.primitive.name in SHAPING:
@@ -196,7 +249,7 @@ class Walk:
         """what the module multiplies by where no submodule does, by the identity of the variable"""
         self._seen: set[tuple[int, int]] = set()
 
-    def is_rank(self, scope: Scope, variable: Any, within: tuple[str, ...] = ()) -> bool:
+    def is_rank(self, scope: Scope, variable: Any, within: tuple[str, ...], behind: Behind) -> bool:
         """`within`: the submodules whose result it is a part of, or of whose result it was made."""
         # A second way to it says no more, and of what is added to itself again and again there are very many.
         if hasattr(variable, "val") or (id(scope), id(variable)) in self._seen:
@@ -204,19 +257,20 @@ class Walk:
         self._seen.add((id(scope), id(variable)))
         if (maker := scope.makers.get(id(variable))) is None:
             if (there := scope.outside(variable)) is not None:
-                return self.is_rank(*there, within)
+                return self.is_rank(*there, within, behind)
             return id(variable) not in scope.inputs  # a temperature, an offset: not of the batch
         kind, name = maker.primitive.name, str(maker.params.get("name", ""))
-        if kind == NAME and name.startswith(KNOWN):
-            path = name.removeprefix(KNOWN)
+        if kind == NAME and (name.startswith(KNOWN) or (name.startswith(LAYER) and behind.ranked)):
+            path = name.removeprefix(KNOWN).removeprefix(LAYER)
             self.reached[path] = scope, _taken(scope, path)
-            return len(self.reached) <= MOST
-        if kind == NAME and name.startswith(MADE):
-            before, seen, path = dict(self.reached), set(self._seen), name.removeprefix(MADE)
-            if self.is_rank(scope, maker.invars[0], (*within, path)):
+            return behind.stands and len(self.reached) <= MOST
+        if kind == NAME and name.startswith((MADE, LAYER)):
+            before, seen = dict(self.reached), set(self._seen)
+            path = name.removeprefix(MADE).removeprefix(LAYER)
+            if self.is_rank(scope, maker.invars[0], (*within, path), behind):
                 return True
-            product = Product(path)
-            if is_projection(path) or not product.is_linear(scope, maker.invars[0]) or not product.takes:
+            product, fits = Product(path), behind.ranked or (behind.stands and not is_projection(path))
+            if not fits or not product.is_linear(scope, maker.invars[0]) or not product.takes:
                 return False
             self.reached, self._seen = {**before, path: (scope, _taken(scope, path))}, seen
             return True
@@ -224,26 +278,58 @@ class Walk:
             within = within[:-1]
         if kind == "dot_general" and not within and not scope.is_input(maker.invars[0]):
             self.multiplied += [scope.origin(atom) for atom in maker.invars if not of_batch(scope, atom)]
-        if kind not in (*PRIMITIVES, NAME) and name not in FUNCTIONS:
+        if kind not in (*PRIMITIVES, NAME) and name not in FUNCTIONS and not _may_stand(kind, behind):
             inner = scope.inside(maker)
             at = next(at for at, made in enumerate(maker.outvars) if made is variable)
-            return inner is not None and self.is_rank(inner, inner.program.outvars[at], within)
+            return inner is not None and self.is_rank(inner, inner.program.outvars[at], within, behind)
+        behind = behind.then(_ending(scope, maker), kind in (*SHAPING, NAME), kind in TURNING)
         # Last made, first seen: of what is added to a long row of layers, the layer says sooner that it is none.
         latest = sorted(maker.invars, key=lambda atom: -scope.order.get(id(atom), -1))
-        return all(self.is_rank(scope, atom, within) for atom in latest)
+        return all(self.is_rank(scope, atom, within, behind) for atom in latest)
 
-    def is_row(self) -> bool:
-        """Whether one of them reads what is made of another's numbers, as in a row of residual blocks. Where they
-        are called classifiers, numbers of classes are refined."""
-        if any(map(is_ranking, self.reached)):
-            return False
-        ends = {prefix + path for path in self.reached for prefix in (MADE, KNOWN)}
-        return any(
-            maker is not None and maker.primitive.name == NAME and maker.params["name"] in ends
-            for scope, taken in self.reached.values()
-            if taken is not None
-            for _, _, maker in behind(scope, taken)
-        )
+    def keep_classifiers(self) -> None:
+        """Of what was reached, those that are."""
+        layers = []
+        for path, (scope, taken) in self.reached.items():
+            made = next(made.outvars[0] for made in scope.program.eqns if _gives(made, path))
+            reads = [] if taken is None or hasattr(taken, "val") else [(scope, taken)]
+            widths = (taken.aval.shape[-1], made.aval.shape[-1]) if reads else (0, 0)
+            layers.append(Layer(path, reads, (scope, made), widths))
+        names = {layer.name for layer in classifiers_among(layers, _before, _is_matrix)}
+        self.reached = {path: where for path, where in self.reached.items() if path in names}
+
+
+def _gives(equation: Any, path: str) -> bool:
+    """Whether it notes what a layer gives."""
+    return equation.primitive.name == NAME and equation.params["name"] in (MADE + path, KNOWN + path, LAYER + path)
+
+
+def _is_matrix(place: tuple[Scope, Any]) -> bool:
+    """Whether it is a matrix of weights."""
+    scope, atom = place
+    fixed = id(atom) not in scope.makers and scope.outside(atom) is None and id(atom) not in scope.inputs
+    return fixed and sum(side > 1 for side in atom.aval.shape) > 1
+
+
+def _may_stand(kind: str, behind: Behind) -> bool:
+    """Whether a primitive may stand between a classifier and the end, of those that may not in any case. Norms
+    take roots."""
+    if kind in ("sqrt", "rsqrt") and not behind.ranked:
+        return False
+    turns = kind in (*SHAPING, *TURNING) and behind.turns
+    return turns or may_precede(kind, behind.ending) or (bool(behind.ending) and kind in MASKS)
+
+
+def _ending(scope: Scope, equation: Any) -> str:
+    """What makes probabilities, if an equation does: a softmax by what is divided there."""
+    kind, name = equation.primitive.name, str(equation.params.get("name", ""))
+    if kind == "div":
+        powers, total = equation.invars
+        summed = scope.makers.get(scope.unshaped(total))
+        made = scope.makers.get(id(powers))
+        kinds = [step.primitive.name for step in (made, summed) if step is not None]
+        return "softmax" if kinds == ["exp", "reduce_sum"] else ""
+    return SHARES.get(kind, SHARES.get(name, "") if kind != NAME else "")
 
 
 class Product:
@@ -290,16 +376,16 @@ def of_batch(scope: Scope, variable: Any) -> bool:
 def behind(scope: Scope, variable: Any) -> Iterator[tuple[Scope, Any, Any]]:
     """All that it is computed from, itself too: where that is, the variable, and the equation that makes it, or
     None."""
-
-    def before(place: tuple[Scope, Any]) -> list[tuple[Scope, Any]]:
-        where, atom = place
-        if (maker := where.makers.get(id(atom))) is not None:
-            return [(where, taken) for taken in maker.invars if not hasattr(taken, "val")]
-        there = where.outside(atom)
-        return [] if there is None or hasattr(there[1], "val") else [there]
-
-    for where, atom in reached([] if hasattr(variable, "val") else [(scope, variable)], before):
+    for where, atom in reached([] if hasattr(variable, "val") else [(scope, variable)], _before):
         yield where, atom, where.makers.get(id(atom))
+
+
+def _before(place: tuple[Scope, Any]) -> list[tuple[Scope, Any]]:
+    where, atom = place
+    if (maker := where.makers.get(id(atom))) is not None:
+        return [(where, taken) for taken in maker.invars if not hasattr(taken, "val")]
+    there = where.outside(atom)
+    return [] if there is None or hasattr(there[1], "val") else [there]
 
 
 NAME = "name"

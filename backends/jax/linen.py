@@ -14,13 +14,12 @@ import jax.numpy as jnp
 from flax import linen, nnx
 from flax.core import unfreeze
 
-from headstart.backends.jax.classifier import is_product, noted
+from headstart.backends.jax.classifier import is_product, labelled, noted
 from headstart.backends.jax.modes import switched
 from headstart.backends.jax.norms import COLLECTION, held_by, with_kept
 from headstart.backends.jax.parts import Function, Stop, joined, step
 from headstart.backends.jax.statistics import PARAMS
 from headstart.common.errors import SettingError
-from headstart.models.endings import is_projection, is_ranking
 
 ROOT = ""
 
@@ -130,22 +129,18 @@ def watched(run: Callable[[], Any]) -> Any:
         path = path_of(context.module)
         if context.method_name != "__call__" or not path:
             return method(*args, **kwargs)
-        return noted(path, method, args, kwargs, _is_last(context.module, path, args, kwargs))
+        return noted(path, method, args, kwargs, _label_of(context.module, path, args, kwargs))
 
     with linen.intercept_methods(intercept):
         return run()
 
 
-def _is_last(module: linen.Module, path: str, args: Any, kwargs: Any) -> bool:
-    """As `classifier.is_last` has it for NNX."""
+def _label_of(module: linen.Module, path: str, args: Any, kwargs: Any) -> str:
+    """As `classifier.label_of` has it for NNX."""
     said = (getattr(module, "einsum_str", None), kwargs.get("einsum_str"), *args[1:2])
     single = type(module) is linen.Einsum and any(map(is_product, said))
-    if single or type(module) is linen.Dense or _is_dense(module):
-        return not is_projection(path)
-    if type(module) is linen.Conv:
-        sides = (module.kernel_size,) if isinstance(module.kernel_size, int) else module.kernel_size
-        return set(sides) == {1} and is_ranking(path)
-    return False
+    linear = single or type(module) is linen.Dense or _is_dense(module)
+    return labelled(path, linear, module.kernel_size if type(module) is linen.Conv else None)
 
 
 def _is_dense(module: linen.Module) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 
 from headstart.backends.jax import linen
-from headstart.backends.jax.classifier import classifier_of, ends_in_classifier, watched
+from headstart.backends.jax.classifier import classifier_of, classifier_place, watched
 from headstart.backends.jax.door import as_its_owner
 from headstart.backends.jax.others import is_pytree, refuse
 from headstart.backends.jax.parts import (
@@ -53,7 +53,7 @@ from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRe
 from headstart.data.rows import count
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
-from headstart.models.endings import is_projection
+from headstart.models.endings import Behind, is_projection
 from headstart.models.feature_layout import last_only
 from headstart.models.several import TOKENS, Entry, arrays, at_end, by_name, dotted, entry_in, is_class_token
 from headstart.models.structure import Structure
@@ -123,8 +123,8 @@ def _cut(request: WrapRequest) -> Wrapping:
         raise SettingError("params= goes with JAX functions; an NNX module holds its parameters itself")
     layers = isinstance(request.native, nnx.Sequential) and str(request.cut).removeprefix("layers.").isdigit()
     replaced = request.fresh and request.cut is None and type(request.native) is nnx.Sequential
-    if replaced and len(request.native.layers) > 1 and ends_in_classifier(list(request.native.layers)):
-        layers = True
+    if replaced and len(request.native.layers) > 1:
+        layers = layers or classifier_place(list(request.native.layers), Behind()) is not None
     return _sequential(request) if request.rest or layers else _module(request)
 
 
@@ -183,7 +183,7 @@ def _sequential(request: WrapRequest) -> Wrapping:
     names = [f"layers.{place}" for place in range(len(layers))]
     taken = {INPUT: ()} | {name: (before,) for before, name in itertools.pairwise((INPUT, *names))}
     paths = Paths(taken, names[-1], {str(place): name for place, name in enumerate(names)})
-    cut = _before_classifier(layers) if request.cut is None else paths.resolve(request.cut)
+    cut = _before_classifier(layers, ending) if request.cut is None else paths.resolve(request.cut)
     if request.rest or cut != names[-1]:
         cut = paths.check(cut)
     end = names.index(cut) + 1
@@ -233,9 +233,10 @@ def _without_ending(module: nnx.Module) -> tuple[nnx.Module, str]:
     return nnx.Sequential(*layers), name
 
 
-def _before_classifier(layers: list[Any]) -> str:
+def _before_classifier(layers: list[Any], ending: str) -> str:
     trained = [place for place, layer in enumerate(layers) if isinstance(layer, nnx.Module) and _has_params(layer)]
-    end = max(trained, default=0)
+    place = classifier_place(layers, Behind(ending)) if layers else None
+    end = max(trained, default=0) if place is None else place
     while end > 1 and isinstance(layers[end - 1], nnx.Dropout):
         end -= 1
     if not end:
@@ -267,7 +268,7 @@ def _module(request: WrapRequest) -> Wrapping:
                 return linen.watched(lambda: Whole(nnx.clone(module), by_name, False).given(x))
             return watched(uncompiled(nnx.clone(module)), lambda clone: Whole(clone, by_name, False).given(x))
 
-        at, inside, matrices = classifier_of(watching, request.example)
+        at, inside, matrices = classifier_of(watching, request.example, ending)
         if inside:
             raise CutError(HIDDEN.format(_called(module), at))
         if own := [name for name in _names_of(module, matrices) if not is_projection(name)]:

@@ -5,19 +5,18 @@ Invariant: a name means the same call in a model and in its copies.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from headstart.backends.keras.classifier import classifiers, ends_in_classifier, is_temperature
+from headstart.backends.keras.classifier import behind_of, ends_in_classifier, is_temperature
 from headstart.backends.keras.copying import calls, functional, is_functional, structure_of
 from headstart.backends.keras.nested import SEPARATOR, has_models
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import END, WrapRequest
 from headstart.graph.cuts import Paths
-from headstart.models.endings import APART
 from headstart.models.several import Entry, arrays, dotted, entry_in
 
 INPUT, OUTPUT = "input", "output"
@@ -77,6 +76,10 @@ class Cut:
     def of(self, nodes: Mapping[str, Any]) -> Any:
         return nodes[self.node].outputs[self.index]
 
+    def place(self, numbers: str, order: Sequence[str]) -> str:
+        """The same where layers are called otherwise. `order`: of all calls; `numbers`: what counts them."""
+        return f"{numbers} {order.index(self.node)}" + (f", tensor {self.index}" if self.index else "")
+
 
 def resolved(model: keras.Model, nodes: Mapping[str, Any], paths: Paths, name: str) -> tuple[str, str]:
     """The call that `name` means, and which of several tensors that it gives; "" where that is not said. A tensor
@@ -86,7 +89,7 @@ def resolved(model: keras.Model, nodes: Mapping[str, Any], paths: Paths, name: s
     except CutError as error:
         ends = {dotted(entry): tensor for entry, tensor in arrays(structure_of(model), keras.KerasTensor)}
         if name in ends:
-            node, index = _made_by(nodes, ends[name])
+            node, index = made_by(nodes, ends[name])
             return node, dotted(_entries(nodes[node])[index])
         before = [node for node, call in nodes.items() if len(call.outputs) > 1 and name.startswith(f"{node}.")]
         if not before:
@@ -113,7 +116,7 @@ def at_end(model: keras.Model, nodes: Mapping[str, Any], samples: int) -> Cut:
     """Which of several tensors that a model gives is taken, by the call that makes it."""
     found = dict(arrays(structure_of(model), keras.KerasTensor))
     entry = entry_in(_shapes(found, samples), "", samples, repr(model.name), type(structure_of(model)).__name__)
-    node, index = _made_by(nodes, found[entry])
+    node, index = made_by(nodes, found[entry])
     return _named(node, nodes[node], index)
 
 
@@ -145,7 +148,7 @@ def _entries(call: Any) -> list[Entry]:
     return [found[id(x)] for x in functional(call.operation).outputs]
 
 
-def _made_by(nodes: Mapping[str, Any], tensor: Any) -> tuple[str, int]:
+def made_by(nodes: Mapping[str, Any], tensor: Any) -> tuple[str, int]:
     """The call that makes a tensor, and which of its outputs that is."""
     return next((name, i) for name, call in nodes.items() for i, x in enumerate(call.outputs) if x is tensor)
 
@@ -199,29 +202,24 @@ def _channels_first(tensor: Any) -> bool:
         tensor = given[0]
 
 
-def before_classifier(model: keras.Model, nodes: Mapping[str, Any], paths: Paths, fresh: bool) -> str:
-    """The last cut that has trained weights behind it, before the dropout that may stand there. `fresh`: for
-    another classifier, that is to read what this one does; CutError for several that read parts of it."""
+def before_classifier(
+    model: keras.Model, nodes: Mapping[str, Any], paths: Paths, ranks: Collection[str] = ()
+) -> str:
+    """The last cut that has the classifiers behind it, or else the last trained weights, before the dropout that
+    may stand there. `ranks`: the calls of classifiers."""
     order = list(nodes)
-    trained = [name for name, node in nodes.items() if _is_trained(node)]
+    trained = [name for name, node in nodes.items() if is_trained(node)]
     matrices = [name for name in trained if not is_temperature(nodes[name].operation)]
-    last = max(map(order.index, matrices or trained), default=-1)
+    last = max(map(order.index, ranks or matrices or trained), default=-1)
     legal = [cut for cut in paths.cuts if order.index(cut) < last]
     if not legal:
         raise CutError(f"{model.name} has no place before its last layer where it can be cut")
-    ends = classifiers(model) if fresh and len(model.outputs) == 1 else []
-    if (
-        len({id(x) for node in ends for x in node.input_tensors}) > 1
-        and len(nodes[legal[-1]].outputs[0].shape) > 2
-    ):
-        names = ", ".join(repr(name) for name, node in nodes.items() if any(node is end for end in ends))
-        raise CutError(APART.format(called=model.name, names=names))
     while len(legal) > 1 and isinstance(nodes[legal[-1]].operation, keras.layers.Dropout):
         legal.pop()
     return legal[-1]
 
 
-def _is_trained(node: Any) -> bool:
+def is_trained(node: Any) -> bool:
     return bool(getattr(node.operation, "trainable_weights", None))
 
 
@@ -236,18 +234,14 @@ def is_inside(model: keras.Model, request: WrapRequest) -> bool:
         except CutError:
             return True
         return False
-    trained = [node for node in nodes.values() if _is_trained(node)]
+    trained = [node for node in nodes.values() if is_trained(node)]
     if not trained or not is_functional(trained[-1].operation):
         return False
     last = functional(trained[-1].operation)
-    if sum(map(_is_trained, calls(last))) == 1:
+    if sum(map(is_trained, calls(last))) == 1:
         return False
     if request.fresh:  # behind a classifier that stands in there, a fresh one would see its numbers
-        return not ends_in_classifier(model) and _hands_on(model, trained[-1]) and ends_in_classifier(last)
+        behind = behind_of(model, trained[-1])
+        return not ends_in_classifier(model) and behind is not None and ends_in_classifier(last, behind.ending)
     # The rest would be all that has weights.
     return request.rest and len(trained) == 1
-
-
-def _hands_on(model: keras.Model, node: Any) -> bool:
-    """Whether the model gives what this call gives."""
-    return len(model.outputs) == 1 == len(node.outputs) and model.outputs[0] is node.outputs[0]

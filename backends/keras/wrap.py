@@ -39,7 +39,6 @@ from headstart.backends.keras.copying import (
 from headstart.backends.keras.cuts import (
     Cut,
     at_end,
-    before_classifier,
     check_order,
     check_single,
     chosen,
@@ -47,16 +46,16 @@ from headstart.backends.keras.cuts import (
     nodes_of,
     numbered,
     paths_of,
-    tensor_of,
 )
 from headstart.backends.keras.door import settled
 from headstart.backends.keras.endings import take_off
+from headstart.backends.keras.joining import Joined, before_classifiers, read_by_classifiers, side_by_side
 from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.nested import inner_calls, run_to, unfolded
 from headstart.backends.keras.scaling import first_factor
 from headstart.backends.keras.telling import told
 from headstart.common.errors import CutError, SettingError
-from headstart.contract.wrapping import END, Witnessed, Wrapping, WrapRequest
+from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRequest
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import ALONE, count
 from headstart.graph import NativePart
@@ -95,28 +94,35 @@ def wrap(request: WrapRequest) -> Wrapping:
     fixed = _fixed(request.native, model)
     shown: dict[str, str] = {}
     ending, numbers = "", "node"
-    if inside := is_inside(model, request):
+    joins = request.fresh and request.cut is not None and request.cut.startswith(BEFORE)
+    if inside := is_inside(model, replace(request, cut=None) if joins else request):
         model, after, shown = unfolded(model, _rows(model, request.example))
         fixed, numbers = frozenset(after[weight] for weight in fixed), "inner node"
     if request.logits:
         model, ending = take_off(model)
     nodes = nodes_of(model, shown)
     paths = paths_of(model, nodes)
-    replaced = request.rest or (request.fresh and bool(paths.cuts) and ends_in_classifier(model))
-    samples, at = count(request.example), None
+    replaced = request.rest or (
+        request.fresh
+        and ends_in_classifier(model, ending)
+        and (bool(paths.cuts) or len(read_by_classifiers(model, nodes, ending)) > 1)
+    )
+    samples = count(request.example)
+    at: Cut | Joined | None = None
     if (request.cut == END and not request.rest) or (request.cut is None and not replaced):
         if len(model.outputs) > 1:
             at = at_end(model, nodes, samples)
-    elif request.cut is None:
-        at = tensor_of(model, nodes, before_classifier(model, nodes, paths, request.fresh), "", samples)
-    else:
+    elif request.cut is None or (joins and replaced):
+        at = before_classifiers(model, nodes, paths, request.fresh, ending, samples)
+    if request.cut not in (None, END, at and at.name) or (request.rest and request.cut == END):
         at = chosen(model, nodes, paths, request, samples)
     if at is None:
         stop, cut, place = model.outputs[0], END, END
     else:
-        check_single(nodes, at.node)
-        stop, cut, place = at.of(nodes), at.name, f"{numbers} {list(nodes).index(at.node)}"
-        place += f", tensor {at.index}" if at.index else ""
+        stop, cut, parts = at.of(nodes), at.name, at.parts if isinstance(at, Joined) else (at,)
+        for read in parts:
+            check_single(nodes, read.node)
+        place = ", ".join(read.place(numbers, list(nodes)) for read in parts)
     if not request.rest and not request.logits and getattr(stop, "_keras_mask", None) is not None:
         raise CutError(
             f"{cut!r} gives a mask with its output, which a fresh classifier would not see: padded steps would "
@@ -194,13 +200,13 @@ def attempt(native: keras.Model, example: Any) -> None:
     outputs(native, _rows(native, example))
 
 
-def _witnessed(native: keras.Model, cut: Cut | None, batch: Any) -> Witnessed:
+def _witnessed(native: keras.Model, cut: Cut | Joined | None, batch: Any) -> Witnessed:
     """What the user's model itself gives; a cut of None is its end."""
     with beside(native):
         return _given(native, cut, _rows(native, batch))
 
 
-def _given(native: keras.Model, cut: Cut | None, rows: list[Any]) -> Witnessed:
+def _given(native: keras.Model, cut: Cut | Joined | None, rows: list[Any]) -> Witnessed:
     ends = outputs(native, rows)
     end = ends[0] if len(ends) == 1 else None
     if cut is None:
@@ -208,8 +214,13 @@ def _given(native: keras.Model, cut: Cut | None, rows: list[Any]) -> Witnessed:
     # a view of the same layers: none of them is called again
     whole = keras.Model(one_or_all(native.inputs), one_or_all(native.outputs))
     nodes = nodes_of(whole)
-    chain = (nodes[cut.node],) if cut.node in nodes else dict(numbered(inner_calls(whole)))[cut.node]
-    return Witnessed(run_to(whole, chain, cut.index, rows), end, _rounding(native))
+
+    def given(part: Cut) -> np.ndarray:
+        chain = (nodes[part.node],) if part.node in nodes else dict(numbered(inner_calls(whole)))[part.node]
+        return run_to(whole, chain, part.index, rows)
+
+    value = given(cut) if isinstance(cut, Cut) else side_by_side([given(part) for part in cut.parts])
+    return Witnessed(value, end, _rounding(native))
 
 
 def _rounding(model: keras.Model) -> float:

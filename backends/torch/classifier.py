@@ -9,15 +9,16 @@ gives. A projection, as encoders end in, is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from headstart.backends.torch.trace import ENDINGS, Traced, attribute
-from headstart.models.endings import is_projection, is_ranking, is_row
+from headstart.backends.torch.trace import ENDINGS, RESHAPING, Traced, attribute
+from headstart.models import endings
+from headstart.models.endings import Layer, classifiers_among, is_projection, is_ranking, may_precede
 from headstart.models.several import main
 
 # what may stand between the classifier and the end
@@ -36,6 +37,9 @@ LAYERS = (
 )  # fmt: skip
 # what leaves a map a map of classes
 DIRECT = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.Identity, nn.Upsample, nn.modules.dropout._DropoutNd)
+SHARES = {**ENDINGS, "LogSigmoid": "sigmoid", "logsigmoid": "sigmoid"}
+"""what makes probabilities, or their logarithms -> as core has it, or what is nearest to it"""
+TURNING = ("transpose", "permute", "movedim", "swapaxes", "t", "unsqueeze", "expand")
 # what compares features with weights
 PRODUCTS = (
     "linear", "matmul", "mm", "einsum", "addmm", "cdist", "cosine_similarity", "pairwise_distance",
@@ -52,16 +56,39 @@ def ranking(source: nn.Module, traced: Traced) -> dict[fx.Node, Read | None]:
     """Where features meet the weights of the classifier, or classifiers, that all of what the module gives comes
     from, and what each reads, if that is one array; empty where it ends in none."""
     walk, given = _Walk(source, traced), _ends(traced)
-    ends = bool(given) and all(walk.is_rank(node, _Behind()) for node in given)
-    names = [traced.names.get(node, "") for node in walk.found]
-    taken = [before for node in walk.found for before in node.all_input_nodes]
-    return walk.found if ends and not is_row(names, taken, walk.found, lambda node: node.all_input_nodes) else {}
+    if not given or not all(walk.is_rank(node, Behind()) for node in given):
+        return {}
+
+    called = {str(node.target): node for node in walk.found if node.op == "call_module"}
+
+    def before(node: fx.Node) -> list[fx.Node]:
+        """A layer that is called again gives numbers of the same kind there."""
+        taken = node.all_input_nodes
+        return [called.get(str(other.target), other) if other.op == "call_module" else other for other in taken]
+
+    def learned(node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return any(map(is_matrix, source.get_submodule(str(node.target)).parameters()))
+        return node.op == "get_attr" and is_matrix(attribute(source, str(node.target)))
+
+    layers = [Layer(traced.names.get(node, ""), before(node), node, _widths(source, node)) for node in walk.found]
+    return {layer.made: walk.found[layer.made] for layer in classifiers_among(layers, before, learned)}
+
+
+def _widths(source: nn.Module, node: fx.Node) -> tuple[int, int]:
+    return widths(source.get_submodule(str(node.target))) if node.op == "call_module" else (0, 0)
+
+
+def widths(module: nn.Module) -> tuple[int, int]:
+    """How many numbers a linear layer reads of a place, and how many it gives; 0 for others."""
+    taken, given = (getattr(module, name, 0) for name in ("in_features", "out_features"))
+    return (taken, given) if isinstance(taken, int) and isinstance(given, int) else (0, 0)
 
 
 def is_hidden(source: nn.Module, traced: Traced) -> bool:
     """Whether a module that was left whole, with others in it, makes the end: a classifier may be inside of it."""
     walk = _Walk(source, traced)
-    return not all(walk.is_rank(node, _Behind()) for node in _ends(traced)) and walk.hidden
+    return not all(walk.is_rank(node, Behind()) for node in _ends(traced)) and walk.hidden
 
 
 def _ends(traced: Traced) -> list[fx.Node]:
@@ -72,15 +99,30 @@ def _ends(traced: Traced) -> list[fx.Node]:
 
 
 @dataclass(frozen=True)
-class _Behind:
-    """What stands between a node and the module's end."""
+class Behind(endings.Behind):
+    """What stands between a place and the module's end."""
 
     summed: bool = False
     """it is summed, so that a layer's own numbers would be no classes'"""
     named: bool = False
-    """the greatest is taken, so that only a layer that is called so is a classifier"""
+    """the greatest is taken, or the sum of all tokens, so that only a layer that is called so is a classifier"""
     direct: bool = True
-    """nothing but what resizes maps and makes probabilities"""
+    """nothing but what resizes maps and makes probabilities; or what stands before these"""
+
+    def after(self, name: str, direct: bool) -> Behind:
+        """The same of what is before a step that is called so. `direct`: it leaves a map a map of classes."""
+        made = self.then(SHARES.get(name, ""), direct or name in RESHAPING, name in TURNING)
+        return replace(made, direct=bool(made.ending) or (self.direct and direct))
+
+    def passes(self, name: str) -> bool:
+        """Whether a function may stand there, aside from those that may in any case."""
+        turns = name in (*TURNING, *RESHAPING) and self.turns
+        return turns or name in SHARES or may_precede(name, self.ending)
+
+    def allows(self, names: Collection[str]) -> bool:
+        """Whether a product with what is called so is a classifier."""
+        called = any(map(is_ranking, names)) or not self.named or self.summed
+        return self.ranked or (self.stands and called and not any(map(is_projection, names)))
 
 
 class _Walk:
@@ -93,20 +135,21 @@ class _Walk:
         self.single = len(_ends(traced)) == 1
         self.hidden = False
 
-    def is_rank(self, node: fx.Node, behind: _Behind) -> bool:
+    def is_rank(self, node: fx.Node, behind: Behind) -> bool:
         if node in self.seen:
             return True
         self.seen.add(node)
         if node.op == "call_module":
             module, path = self.source.get_submodule(str(node.target)), str(node.target)
-            if not behind.summed and is_last(module, path, behind.named, behind.direct and self.single):
+            name = type(module).__name__
+            if not behind.summed and is_last(module, path, behind, self.single):
                 self.found[node] = self._read(node, -1 if is_linear(module) else 1)
-                return True
+                return behind.stands
             self.hidden = self.hidden or next(module.children(), None) is not None
-            passes = isinstance(module, LAYERS) or type(module).__name__ == "DeQuantize"
-            if next(module.parameters(), None) is not None or not passes:
+            passes = isinstance(module, LAYERS) or name == "DeQuantize"
+            if not (passes and next(module.parameters(), None) is None) and not _is_single(module, behind):
                 return False
-            direct = isinstance(module, DIRECT)
+            behind = behind.after(name, isinstance(module, DIRECT))
         elif node.op not in ("call_function", "call_method"):
             return False
         else:
@@ -114,13 +157,15 @@ class _Walk:
             name = name.strip("_")
             if name in (("sub",) if behind.summed else PRODUCTS) and (weights := self._matrices(node)):
                 self.found[node] = self._read(node, -1 if name == "linear" else None)
-                return not any(map(is_projection, (self.traced.names.get(node, ""), *weights)))
-            if name not in (*PASSING, *RESIZING, *GREATEST, *SUMMING):
+                return behind.allows((self.traced.names.get(node, ""), *weights))
+            if name not in (*PASSING, *RESIZING, *GREATEST, *SUMMING) and not behind.passes(name):
                 return False
-            summed = name in SUMMING and not _is_sum_of_several(node)
-            behind = replace(behind, summed=behind.summed or summed, named=behind.named or name in GREATEST)
-            direct = name in (*RESIZING, *ENDINGS)
-        behind = replace(behind, direct=behind.direct and direct)
+            if name in GREATEST or _is_sum_of_tokens(node):
+                behind = replace(behind, named=True)
+            elif name in SUMMING and not _is_sum_of_several(node):
+                alone = may_precede(name, behind.ending) and not behind.named
+                behind = replace(behind, summed=behind.summed or not alone)
+            behind = behind.after(name, name in (*RESIZING, *ENDINGS))
         inputs = [taken for taken in node.all_input_nodes if taken in self.traced.names and not _is_size(taken)]
         return bool(inputs) and all(self.is_rank(taken, behind) for taken in inputs)
 
@@ -145,15 +190,31 @@ def is_matrix(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and sum(side > 1 for side in value.shape) > 1
 
 
-def is_last(module: nn.Module, path: str, named: bool, direct: bool) -> bool:
-    """Whether a layer is a classifier by what it is, or by what it is called. `named`: it has to be called so.
-    `direct`: it makes the one thing that the module gives; a convolution of 1x1 then makes a map of classes."""
+def is_last(module: nn.Module, path: str, behind: Behind, single: bool) -> bool:
+    """Whether a layer is a classifier by what it is, by what it is called, or by what its numbers become.
+    `single`: the module gives one thing; a convolution of 1x1 that makes it makes a map of classes."""
+    convolves = isinstance(module, nn.modules.conv._ConvNd)
+    if behind.ranked:
+        return is_linear(module) or convolves
     if is_linear(module):
-        return is_ranking(path) if named else not is_projection(path)
+        return is_ranking(path) if behind.named else not is_projection(path)
     if not isinstance(module, nn.Conv1d | nn.Conv2d):
         return False
-    alone = set(module.kernel_size) == {1}  # each place is by itself
+    alone, direct = set(module.kernel_size) == {1}, behind.direct and single  # alone: each place is by itself
     return (alone or direct) if is_ranking(path) else (alone and direct and not is_projection(path))
+
+
+def _is_single(module: nn.Module, behind: Behind) -> bool:
+    """Whether it is a layer of torch's that may stand before probabilities: an activation, and of those that are
+    shared out among classes all that has no matrix of weights, as a norm or a pooling."""
+    kind = type(module).__module__
+    fits = behind.ranked or (behind.ending and kind == "torch.nn.modules.activation")
+    alone = next(module.children(), None) is None and not any(map(is_matrix, _tensors(module)))
+    return bool(fits) and kind.startswith("torch.nn.modules.") and alone
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -164,11 +225,24 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def _is_sum_of_several(node: fx.Node) -> bool:
-    """Whether it adds tensors that were stacked in front of their samples for that."""
+    """Whether it adds tensors that were stacked for that."""
     stack = node.all_input_nodes[0] if node.all_input_nodes else node
-    called = (node.args[1:], node.kwargs), (stack.args[1:], stack.kwargs)
-    first = called[0] in (((0,), {}), ((), {"dim": 0})) and called[1] in (((), {}), ((0,), {}), ((), {"dim": 0}))
-    return first and getattr(node.target, "__name__", node.target) == "sum" and stack.target is torch.stack
+    return _is_called(node, "sum") and stack.target is torch.stack and _axis(node, None) == _axis(stack, 0)
+
+
+def _is_sum_of_tokens(node: fx.Node) -> bool:
+    """Whether it adds what there is of all tokens, `(n, t, c)`, or of all rows of a map."""
+    return _is_called(node, "sum") and not _is_sum_of_several(node) and _axis(node, None) in (1, -2)
+
+
+def _is_called(node: fx.Node, name: str) -> bool:
+    return bool(getattr(node.target, "__name__", node.target) == name)
+
+
+def _axis(node: fx.Node, default: int | None) -> Any:
+    """The one axis that is said in a call, `default` where none is."""
+    said = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", default))
+    return said[0] if isinstance(said, list | tuple) and len(said) == 1 else said
 
 
 def _is_size(node: fx.Node) -> bool:

@@ -16,23 +16,15 @@ import torch
 from torch import fx, nn
 
 from headstart.backends.torch.arrays import batch_of
-from headstart.backends.torch.classifier import PASSING, is_last, is_linear, is_matrix
+from headstart.backends.torch.classifier import is_linear
 from headstart.backends.torch.ending import tensors
-from headstart.backends.torch.reading import distinct, joined
+from headstart.backends.torch.reading import joined
+from headstart.backends.torch.steps import ranks_places, ranks_rows
 from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, sharing
 from headstart.common.errors import CutError, SettingError
 from headstart.graph.cuts import Paths, listed
-from headstart.models.endings import ENDINGS, is_projection, is_row
-from headstart.models.several import LOGITS, dotted, main
-
-RESIZING = frozenset(
-    f"upsample{kind}" for kind in ("nearest1d", "nearest2d", "linear1d", "bilinear2d", "bilinear2daa", "bicubic2d")
-)
-DIRECT = RESIZING | {"softmax", "logsoftmax", "sigmoid", "clone", "alias", "tocopy"}
-STEPS = RESIZING | frozenset(name.replace("_", "") for name in PASSING) | {
-    "tocopy", "select", "slice", "unsafeview", "index", "indexput", "rsub", "where",
-}  # fmt: skip
-"""what may stand behind a classifier, as autograd calls it; and what leaves a map a map of classes"""
+from headstart.models.endings import ENDINGS, is_projection
+from headstart.models.several import LOGITS, dotted
 
 
 class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
@@ -269,12 +261,18 @@ def classifier_at_end(run: Run, source: nn.Module, call: Call, example: Any) -> 
         return None
     for name in run.ran:
         taken, given = run.values[name]
-        if not _ranks(source.get_submodule(name), taken, given) or (ending := _made_of(given, end)) is None:
+        if not ranks_rows(source.get_submodule(name), taken, given) or (ending := _made_of(given, end)) is None:
             continue
         # of numbers that are all 0 or 1 many functions make the same
         if given is end or _made_of(*_probed(source, call, example, name, given)) == ending:
             return name, ending
     return None
+
+
+def is_projected(run: Run, path: str, ending: str) -> bool:
+    """Whether what a layer gives is called a projection, and is what the module gives; but not where probabilities
+    of classes are made of it."""
+    return isinstance(run.output, torch.Tensor) and is_projection(path) and "softmax" not in ending
 
 
 def _end(output: Any) -> torch.Tensor | None:
@@ -301,83 +299,6 @@ def _probed(
     return probe, probe[:0] if end is None else end
 
 
-def _ranks(module: nn.Module, taken: Any, given: Any) -> bool:
-    """Whether it may be a classifier: features meet a matrix of its own, and no other layer is in it."""
-    rows = isinstance(taken, torch.Tensor) and taken.ndim == 2 and taken.is_floating_point()
-    weights = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    alone = next(module.children(), None) is None and any(map(is_matrix, weights))
-    return rows and isinstance(given, torch.Tensor) and (alone or is_linear(module))
-
-
-def _ranks_places(module: nn.Module, taken: Any, given: Any) -> bool:
-    """Whether it may be a classifier of each place of a map, or of each token."""
-    places = isinstance(taken, torch.Tensor) and taken.ndim in (3, 4) and isinstance(given, torch.Tensor)
-    axes = {nn.Conv1d: 3, nn.Conv2d: 4}.get(type(module))
-    return places and (is_linear(module) or taken.ndim == axes)
-
-
-def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[str, torch.Tensor]:
-    """The classifiers, in the order in which they run, that all of what the module gives comes from, after what
-    weighs and joins them, as temperatures and means of two do, and what each of them takes; {} where it ends
-    otherwise. Autograd's graph shows it."""
-    made: dict[Any, str] = {}
-    takes: dict[str, torch.Tensor] = {}
-    shell = sharing(source, buffers=False)
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, value: Any) -> None:
-            ranks = len(args) == 1 and any(may_be(module, args[0], value) for may_be in (_ranks, _ranks_places))
-            if ranks and value.grad_fn is not None:
-                made[value.grad_fn], takes[name] = name, args[0]
-
-        return hook
-
-    for name, module in shell.named_modules():
-        if name and not is_projection(name):
-            module.register_forward_hook(note(name))
-    with torch.enable_grad():
-        output = call(shell, batch_of(example))
-    found = {dotted(entry): tensor for entry, tensor in tensors(output)}
-    alone = main(found) if (whole := found.get("")) is None else whole
-    ends = [tensor for tensor in found.values() if tensor.is_floating_point()] if alone is None else [alone]
-    used: set[str] = set()
-    seen: set[Any] = set()  # what is added to itself again and again has as many ways to it as two to that power
-
-    def is_rank(step: Any, direct: bool, axes: int) -> bool:
-        if step in seen:
-            return True
-        seen.add(step)
-        if step in made:
-            name = made[step]
-            used.add(name)
-            module, axes_taken = source.get_submodule(name), takes[name].ndim
-            # of tokens, of which the classes of one may be taken, nobody knows here which
-            fitting = axes_taken == axes if is_linear(module) else True
-            return axes_taken == 2 or (fitting and is_last(module, name, False, direct and len(ends) == 1))
-        if hasattr(step, "variable"):
-            return not is_matrix(step.variable)
-        before = [following for following, _ in step.next_functions if following is not None]
-        name = type(step).__name__.partition("Backward")[0].lower()
-        if name not in STEPS and not all(hasattr(following, "variable") for following in before):
-            return False
-        return bool(before) and all(is_rank(following, direct and name in DIRECT, axes) for following in before)
-
-    if not ends or not all(end.grad_fn is not None and is_rank(end.grad_fn, True, end.ndim) for end in ends):
-        return {}
-    last = {step for step, name in made.items() if name in used}
-    if is_row(used, [takes[name].grad_fn for name in used], last, _steps_before):
-        return {}
-    ranks = {name: takes[name].detach() for name in dict.fromkeys(made.values()) if name in used}
-    if len(ends) > 1 and len(distinct(ranks)) > 1:
-        return {}  # several tasks, each with features of its own
-    return ranks
-
-
-def _steps_before(step: Any) -> list[Any]:
-    """In autograd's graph, where what needs no gradient has no step."""
-    return [] if step is None else [following for following, _ in step.next_functions]
-
-
 def classifier_of_one_token(source: nn.Module, call: Call, example: Any, run: Run) -> str | None:
     """The linear layer that makes logits of every token, of which the module gives those of one, or their mean:
     without it the module gives at its end what this layer makes the logits of. None where there is none."""
@@ -385,7 +306,7 @@ def classifier_of_one_token(source: nn.Module, call: Call, example: Any, run: Ru
         return None
     for name in reversed(run.ran):
         (taken, given), module = run.values[name], source.get_submodule(name)
-        if is_projection(name) or not is_linear(module) or not _ranks_places(module, taken, given):
+        if is_projection(name) or not is_linear(module) or not ranks_places(module, taken, given):
             continue
         if given.shape[-1] != end.shape[-1]:
             continue

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from headstart.backends.torch import axes, forms, reading, stopped
+from headstart.backends.torch import axes, forms, reading, steps, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy
 from headstart.backends.torch.chance import undrawn
 from headstart.backends.torch.classifier import is_hidden, is_linear, labels_of, ranking
@@ -50,7 +50,6 @@ from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import BEFORE, END, Wrapping, WrapRequest
 from headstart.data import Preprocess
 from headstart.data.rows import count
-from headstart.models.endings import is_projection
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
 from headstart.models.several import LOGITS, TOKENS, dotted, entry_of
 from headstart.models.structure import Teller
@@ -249,12 +248,12 @@ def _stopped_before_classifier(
         path = ""  # it ran under autocast, and alone it would not
     reads: dict[str, torch.Tensor] = {}
     if not path and request.fresh:
-        reads = stopped.classifiers_before_end(source, call, request.example)
+        reads = steps.classifiers_before_end(source, call, request.example)
         path = next(iter(reads), "")
         token = None if path else stopped.classifier_of_one_token(source, call, request.example, run)
         if token is not None:
             return _left_out(request, source, call, run, token)
-    if not path or (not request.rest and isinstance(run.output, torch.Tensor) and is_projection(path)):
+    if not path or (not request.rest and not reads and stopped.is_projected(run, path, ending)):
         if not request.rest or traced is not None:
             return None
         raise CutError(

@@ -6,8 +6,9 @@ Invariant: each keeps the order of the classes, so predictions stay what they we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 
@@ -53,6 +54,74 @@ def are_bounded(*runs: np.ndarray) -> bool:
     return bool((rows >= 0).all() and (rows <= 1).all() and np.ptp(rows, axis=0).max(initial=0) > 0)
 
 
+# As frameworks call them, in small letters. What stands in front of an ending gives no features, whatever it does
+# to each number; without one, a network may well end in features that these made.
+ELEMENTWISE = frozenset((
+    "abs", "absolute", "arctan", "asinh", "arcsinh", "atan", "celu", "clamp", "clampmax", "clampmin", "clip",
+    "elu", "erf", "erfc", "exp", "expm1", "gelu", "hardshrink", "hardsilu", "hardswish", "hardtanh",
+    "integerpow", "leakyrelu", "log", "log1p", "logaddexp", "maximum", "minimum", "mish", "pow", "power", "prelu",
+    "prelukernel",
+    "relu", "relu6", "rrelu", "rsqrt", "selectn", "selu", "sign", "silu", "softplus", "softshrink", "softsign",
+    "sqrt", "square", "squareplus", "swish", "tanh", "tanhshrink", "threshold", "where",
+))  # fmt: skip
+# A sigmoid makes codes of what these give, a softmax probabilities of classes.
+NORMS = frozenset(
+    f"{native}{kind}norm{alization}"
+    for native in ("", "native", "cudnn")
+    for kind in ("batch", "layer", "group", "instance", "rms")
+    for alization in ("", "alization")
+) | {"normalize", "unitnormalization"}
+
+
+def is_shared_out(ending: str) -> bool:
+    """Whether it shares out probabilities among classes, as no encoder ends."""
+    return "softmax" in ending
+
+
+def may_precede(name: str, ending: str) -> bool:
+    """Whether a function, or layer, that is called so may stand between a classifier and an ending, "" if there is
+    none."""
+    plain = name.replace("_", "").lower()
+    return bool(ending) and (plain in ELEMENTWISE or (is_shared_out(ending) and plain in NORMS))
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What stands between a place in a module and the module's end."""
+
+    ending: str = ""
+    """probabilities are made of it, as this of `ENDINGS` makes them, and given"""
+    plain: bool = True
+    """nothing but what gives numbers another shape or type, and makes probabilities"""
+    turned: bool = False
+    """axes are turned, as of features, too: only what probabilities are made of is a classifier"""
+
+    def then(self, ending: str, shapes: bool, turns: bool) -> Self:
+        """The same of what is before a step. `ending`: the one that the step is, or the nearest to it; `shapes`:
+        it gives numbers another shape or type alone; `turns`: it turns axes."""
+        return replace(
+            self,
+            ending=self.ending or (ending if self.plain else ""),
+            plain=self.plain and (shapes or turns or bool(ending)),
+            turned=self.turned or turns,
+        )
+
+    @property
+    def stands(self) -> bool:
+        """Whether a classifier may be there."""
+        return not self.turned or bool(self.ending)
+
+    @property
+    def turns(self) -> bool:
+        """Whether a step that turns axes may be there."""
+        return self.plain or bool(self.ending)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether it is shared out among classes, so that what made it is a classifier however it is called."""
+        return is_shared_out(self.ending)
+
+
 APART = (
     "the classifiers at the end of {called}, {names}, read arrays of their own, and a fresh one takes one array: "
     "wrap a module that gives them side by side, with cut='its end'; or choose with cut= what a single one reads"
@@ -71,8 +140,11 @@ def is_projection(path: str) -> bool:
 
 def is_ranking(path: str) -> bool:
     """Whether a layer is called like a classifier."""
-    first, last = path.partition(".")[0], path.rpartition(".")[2]
-    return any(word in last or word in first for word in RANKINGS)
+    return any(word in part for word in RANKINGS for part in _ends_of(path))
+
+
+def _ends_of(path: str) -> tuple[str, str]:
+    return path.partition(".")[0], path.rpartition(".")[2]
 
 
 T = TypeVar("T", bound=Hashable)
@@ -88,10 +160,40 @@ def reached(starts: Iterable[T], before: Callable[[T], Iterable[T]]) -> Iterator
             waiting += before(place)
 
 
-def is_row(
-    names: Iterable[str], taken: Iterable[T], made: Collection[T], before: Callable[[T], Iterable[T]]
-) -> bool:
-    """Whether one of several layers reads what is made of another's numbers, as in a row of residual blocks, of
-    which none is a classifier. Where they are called classifiers, numbers of classes are refined. `names`: of the
-    layers; `taken`: what they read; `made`: where their numbers are made."""
-    return not any(map(is_ranking, names)) and any(place in made for place in reached(taken, before))
+@dataclass(frozen=True)
+class Layer(Generic[T]):
+    """One of several layers that all of what a module gives comes from."""
+
+    name: str
+    taken: Sequence[T]
+    """what it reads"""
+    made: T
+    """where its numbers are made"""
+    widths: tuple[int, int] = (0, 0)
+    """how many numbers it reads of a place, and how many it gives; 0: not known"""
+
+
+def classifiers_among(
+    layers: Collection[Layer[T]], before: Callable[[T], Iterable[T]], learned: Callable[[T], bool]
+) -> list[Layer[T]]:
+    """Those that are classifiers: all of them, if none reads what is made of another's numbers. Else they stand in
+    a row of residual blocks, of which none is one; or the first make numbers of classes, and the others refine
+    these. The first are then called classifiers, stand behind what was learned, and give not as many numbers as
+    they read; how the others are called says nothing. `learned`: whether something is computed with a matrix of
+    weights, or is one."""
+    made = {layer.made for layer in layers}
+    firsts: list[Layer[T]] = []
+    refined = False
+    for layer in layers:
+        places = list(reached(layer.taken, before))
+        if made.isdisjoint(places):
+            firsts.append(layer)
+            refined = refined or (_refines(layer) and any(map(learned, places)))
+    return firsts if refined or len(firsts) == len(layers) else []
+
+
+def _refines(first: Layer[T]) -> bool:
+    """Whether what it gives may be numbers of classes. A fully connected layer, `fc`, is found in any block."""
+    taken, given = first.widths
+    called = any(word in part for word in RANKINGS if word != "fc" for part in _ends_of(first.name))
+    return called and (taken != given or not taken)

@@ -90,8 +90,36 @@ def test_what_is_called_twice_is_no_cut(own: Any, how: str) -> None:
     assert hs.wrap(module, **settings, **FRESH).weights == "its own, cut before fc"
 
 
-def test_a_row_of_residual_blocks_ends_in_no_classifier(own: Any) -> None:
-    assert hs.wrap(own.Blocks(), **FRESH).weights == "its own, cut at its end"
+@pytest.mark.parametrize(
+    ("stem", "down", "deep"),
+    [("stem", "fc", True), ("fc", "fc2", True), ("head", "down", False), ("head", "re", True)],
+)
+def test_a_row_of_residual_blocks_ends_in_no_classifier(own: Any, stem: str, down: str, deep: bool) -> None:
+    """However its layers are called; numbers of classes that are refined begin in one."""
+    module = own.Blocks(stem, down, deep)
+    model = hs.wrap(module, **FRESH)
+    assert model.module_cut == ("before head" if down == "re" else "its end")
+    if down == "re":
+        assert relative_error(hs.forward(model, ROWS, "trunk")["trunk"], np.asarray(module.features(ROWS))) < 1e-5
+
+
+@pytest.mark.parametrize("how", ["relu", "scaled", "leaky", "norm", "turned", "frames"])
+def test_what_probabilities_are_made_of_is_no_feature(own: Any, how: str) -> None:
+    """Whatever is done to each number before."""
+    module = own.Frames() if how == "frames" else own.Active(how)
+    trunk = hs.forward(hs.wrap(module, **FRESH), ROWS, "trunk")["trunk"]
+    assert relative_error(trunk, np.asarray(module.features(ROWS))) < 1e-5
+
+
+def test_what_stands_before_a_softmax_in_a_row_or_in_linen(own: Any) -> None:
+    assert hs.wrap(own.active_row(), **FRESH).module_cut == "layers.1"
+    module = own.ActiveLinen()
+    assert hs.wrap(module, params=variables(module), **FRESH).module_cut == "before proj"
+
+
+@pytest.mark.parametrize("how", ["gelu", "left leaky", "codes", "turned back"])
+def test_what_was_active_last_is_a_feature(own: Any, how: str) -> None:
+    assert hs.wrap(own.Active(how), **FRESH).module_cut == "its end"
 
 
 @pytest.mark.parametrize("normed", [True, False])

@@ -182,28 +182,67 @@ def test_quantized_layers_stay_what_they_are(backend: str) -> None:
         hs.wrap(net, "cut")
 
 
-def test_of_several_classifiers_on_tokens_of_their_own_one_is_asked_for() -> None:
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_several_classifiers_read_stands_side_by_side(kinds: Any, nested: bool) -> None:
+    import keras
+
+    model, before = kinds.tokens()
+    whole = keras.Model(x := keras.Input((16, 16, 3)), model(x)) if nested else model
+    tokens = kinds.run(before, X)
+    made = hs.wrap(whole, **FRESH)
+    read = {"head": tokens[:, 0], "dist": tokens[:, 1], "places": tokens.mean(1)}
+    names = made.module_cut.removeprefix("before ").replace(f"{model.name}/", "").split(", ")
+    assert sorted(names) == sorted(read)
+    expected = np.concatenate([read[name] for name in names], 1)
+    assert relative_error(hs.forward(made, X, "trunk")["trunk"], expected) < 1e-5
+    again = hs.wrap(whole, made.module_cut, **FRESH)
+    assert again.graph["trunk"].attrs["part"].structure == made.graph["trunk"].attrs["part"].structure
+    with pytest.raises(CutError, match="before head"):
+        hs.wrap(whole, "before head", **FRESH)
+
+
+def test_what_cannot_stand_side_by_side_is_told() -> None:
+    import keras
+    from keras import layers
+
+    x = keras.Input((6,))
+    deep = layers.Dense(4, "relu")(layers.Reshape((6, 1))(x))
+    apart = [layers.Dense(4, name="head")(x), layers.Dense(4, name="dist")(layers.Flatten()(deep))]
+    with pytest.raises(CutError, match=r"'head', 'dist', read arrays of their own.*side by side"):
+        hs.wrap(keras.Model(x, layers.Average()(apart)), head="linear", classes=3)
+
+
+def test_several_classifiers_of_the_same_rows() -> None:
     import keras
     from keras import layers
 
     x = keras.Input((16, 16, 3))
-    tokens = layers.LayerNormalization(name="norm")(layers.Reshape((256, 3))(x))
-    flat = layers.Flatten()(tokens)
-    apart = [layers.Dense(4, name="head")(tokens[:, 0]), layers.Dense(4, name="dist")(tokens[:, 1])]
-    with pytest.raises(CutError, match=r"'head', 'dist', read arrays of their own.*side by side"):
-        hs.wrap(keras.Model(x, layers.Average()(apart)), **FRESH)
+    flat = layers.Flatten()(layers.LayerNormalization()(x))
     alike = [layers.Dense(4, name=name)(flat) for name in ("head", "dist")]
     model = hs.wrap(keras.Model(x, layers.Average()(alike)), **FRESH)
     assert model.graph.shapes((16, 16, 3))["trunk"] == (768,)
 
 
-def test_a_row_of_residual_blocks_ends_in_no_classifier() -> None:
+@pytest.mark.parametrize("how", ["tanh", "leaky", "norm", "operation", "nested", "maps"])
+def test_what_probabilities_are_made_of_is_no_feature(kinds: Any, how: str) -> None:
+    """Whatever is done to each number before."""
     import keras
-    from keras import layers
 
-    x = layers.Input((6,))
-    first = layers.Dense(5, name="stem")(x)
-    end = layers.Add()([first, layers.Dense(5, name="down")(layers.Dense(7, "relu")(first))])
-    rows = np.random.default_rng(0).standard_normal((4, 6)).astype("f")
-    made = hs.wrap(keras.Model(x, end), head="linear", classes=3, example=rows)
-    assert made.module_cut == "its end"
+    model = kinds.between(how)
+    upto = model.get_layer("maps").output if how == "maps" else kinds.pooled(model.get_layer("maps").output)
+    expected = kinds.run(keras.Model(model.inputs[0], upto), X)
+    if how == "nested":
+        expected = keras.ops.convert_to_numpy(model.get_layer("head").get_layer("inner")(expected))
+    assert relative_error(hs.forward(hs.wrap(model, **FRESH), X, "trunk")["trunk"], expected) < 1e-5
+
+
+@pytest.mark.parametrize("how", ["gelu", "left leaky", "codes"])
+def test_what_was_active_last_is_a_feature(kinds: Any, how: str) -> None:
+    assert hs.wrap(kinds.between(how), **FRESH).module_cut == "its end"
+
+
+@pytest.mark.parametrize("how", ["blocks", "called", "refined"])
+def test_a_row_of_residual_blocks_ends_in_no_classifier(kinds: Any, how: str) -> None:
+    """However its layers are called; numbers of classes that are refined begin in one."""
+    made = hs.wrap(kinds.rows_of(how), head="linear", classes=3)
+    assert made.module_cut == ("first" if how == "refined" else "its end")

@@ -45,6 +45,7 @@ READ = {
     "greatest": lambda x: [x[:, 0], x[:, 2:].mean(1)],
     "logits": lambda x: [x[:, 0], x[:, 1]],
     "added": lambda x: [x[:, 0], x[:, 1]],
+    "beside": lambda x: [x[:, 0], x[:, 1]],
     "wide": lambda x: [x[:, 0], x[:, 1:3].reshape(len(x), -1)],
 }
 
@@ -52,8 +53,6 @@ READ = {
 @pytest.mark.parametrize("traced", [True, False])
 @pytest.mark.parametrize("kind", READ)
 def test_classifiers_on_tokens_of_their_own(own: Any, kind: str, traced: bool) -> None:
-    if kind in ("greatest", "added") and not traced:
-        pytest.skip("of what cannot be traced it is not told over which axis")
     module = made(own, "Distilled", kind, traced)
     model = hs.wrap(module, **FRESH)
     other = "wide" if kind == "wide" else "head_dist"
@@ -79,19 +78,46 @@ def test_one_classifier_on_several_tokens(own: Any) -> None:
     module = made(own, "Distilled", "shared")
     expected = features(own, module)[:, :2].reshape(len(X), -1)
     assert relative_error(hs.forward(hs.wrap(module, **FRESH), X, "trunk")["trunk"], expected) < 1e-5
-    for kind in ("shared", "chained"):
-        with pytest.raises(CutError, match=r"cannot be had 'before .*choose with cut="):
-            hs.wrap(made(own, "Distilled", kind, False), **FRESH)
+    with pytest.raises(CutError, match=r"cannot be had 'before .*choose with cut="):
+        hs.wrap(made(own, "Distilled", "shared", False), **FRESH)
 
 
 @pytest.mark.parametrize("traced", [True, False])
-def test_a_row_of_residual_blocks_ends_in_no_classifier(own: Any, traced: bool) -> None:
-    assert hs.wrap(made(own, "Row", traced), **FRESH).module_cut == "its end"
+@pytest.mark.parametrize("kind", ["chained", "refined"])
+def test_what_refines_numbers_of_classes_reads_no_features(own: Any, kind: str, traced: bool) -> None:
+    module = made(own, "Distilled", kind, traced)
+    trunk = hs.forward(hs.wrap(module, **FRESH), X, "trunk")["trunk"]
+    assert relative_error(trunk, features(own, module)[:, 0]) < 1e-5
 
 
 @pytest.mark.parametrize("traced", [True, False])
-def test_a_classifier_of_each_token(own: Any, traced: bool) -> None:
-    module = made(own, "Distilled", "tokens", traced)
+@pytest.mark.parametrize("names", [(), ("stem", "head"), ("stem", "fc"), ("fc", "fc2"), ("head", "down")])
+def test_a_row_of_residual_blocks_ends_in_no_classifier(own: Any, names: tuple[str, ...], traced: bool) -> None:
+    """However its layers are called; a classifier would stand behind something that was learned."""
+    assert hs.wrap(made(own, "Row", traced, *names), **FRESH).module_cut == "its end"
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("kind", ["relu", "scaled", "module", "norm", "turned", "wide", "proj"])
+def test_what_probabilities_are_made_of_is_no_feature(own: Any, kind: str, traced: bool) -> None:
+    """As in torchaudio's Wav2Letter, with a ReLU before its log-softmax."""
+    module = made(own, "Active", kind, traced)
+    x, expected = frames(own, module)
+    model = hs.wrap(module, head="linear", classes=3, example=x)
+    assert relative_error(hs.forward(model, x, "trunk")["trunk"], expected.transpose(0, 2, 1)) < 1e-5
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("kind", ["gelu", "leaky", "turned back", "codes"])
+def test_what_was_active_last_is_a_feature(own: Any, kind: str, traced: bool) -> None:
+    module = made(own, "Active", kind, traced)
+    assert hs.wrap(module, head="linear", classes=3, example=frames(own, module)[0]).module_cut == "its end"
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("kind", ["tokens", "summed"])
+def test_a_classifier_of_each_token(own: Any, kind: str, traced: bool) -> None:
+    module = made(own, "Distilled", kind, traced)
     pooled = hs.forward(hs.wrap(module, **FRESH), X, "pool")["pool"]
     assert relative_error(pooled, features(own, module).mean(1)) < 1e-5
 
