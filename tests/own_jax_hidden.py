@@ -188,6 +188,18 @@ class Inside(Net):
         return self.ranks(x)
 
 
+class Ensemble(Net):
+    """The mean of what two classifiers give, which are stacked for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nnx.Linear(5, 3, rngs=nnx.Rngs(1))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.features(x)
+        return jnp.stack([self.fc(x), self.other(x)]).mean(0)
+
+
 class Twice(Net):
     @nnx.jit
     def __call__(self, x: jax.Array) -> jax.Array:

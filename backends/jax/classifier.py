@@ -284,8 +284,9 @@ class Walk:
             return inner is not None and self.is_rank(inner, inner.program.outvars[at], within, behind)
         behind = behind.then(_ending(scope, maker), kind in (*SHAPING, NAME), kind in TURNING)
         # Last made, first seen: of what is added to a long row of layers, the layer says sooner that it is none.
-        latest = sorted(maker.invars, key=lambda atom: -scope.order.get(id(atom), -1))
-        return all(self.is_rank(scope, atom, within, behind) for atom in latest)
+        where, atoms = _stacked(scope, maker) or (scope, maker.invars)
+        latest = sorted(atoms, key=lambda atom: -where.order.get(id(atom), -1))
+        return all(self.is_rank(where, atom, within, behind) for atom in latest)
 
     def keep_classifiers(self) -> None:
         """Of what was reached, those that are."""
@@ -309,6 +310,19 @@ def _is_matrix(place: tuple[Scope, Any]) -> bool:
     scope, atom = place
     fixed = id(atom) not in scope.makers and scope.outside(atom) is None and id(atom) not in scope.inputs
     return fixed and sum(side > 1 for side in atom.aval.shape) > 1
+
+
+def _stacked(scope: Scope, equation: Any) -> tuple[Scope, Any] | None:
+    """What was stacked for an equation that adds it, or takes the greatest of it, and where that is."""
+    if equation.primitive.name not in ("reduce_sum", "reduce_max"):
+        return None
+    variable = equation.invars[0]
+    while (stack := scope.makers.get(id(variable))) is None:
+        if (there := scope.outside(variable)) is None:
+            return None
+        scope, variable = there
+    along = {"stack": "axis", "concatenate": "dimension"}.get(stack.primitive.name, "")
+    return (scope, stack.invars) if (stack.params.get(along),) == tuple(equation.params["axes"]) else None
 
 
 def _may_stand(kind: str, behind: Behind) -> bool:

@@ -88,10 +88,10 @@ class _Walk:
         if _is_last(layer, behind):
             self.found.add(id(node))
             return behind.stands
-        after = _before(layer, behind)
-        return _may_stand(layer, behind) and all(
-            self.is_rank(self.made[id(tensor)], after) for tensor in node.input_tensors
-        )
+        stack = _stacked(node, self.made)
+        after, taken = _before(layer, behind), (stack or node).input_tensors
+        may_stand = stack is not None or _may_stand(layer, behind)
+        return may_stand and all(self.is_rank(self.made[id(tensor)], after) for tensor in taken)
 
 
 def behind_of(model: keras.Model, call: Any) -> Behind | None:
@@ -112,6 +112,17 @@ def _before(layer: Any, behind: Behind) -> Behind:
     """What stands between the end and what a layer or an operation takes."""
     name = _called(layer)
     return behind.then(SHARES.get(name, ""), name in SHAPING, name in TURNING)
+
+
+def _stacked(node: Any, made: Mapping[int, Any]) -> Any:
+    """The call that has stacked tensors for one that adds them, or takes their mean or the greatest; else None."""
+    adds = type(node.operation).__name__ in ("Sum", "Mean", "Max", "Amax") and len(node.input_tensors) == 1
+    if not adds or type((stack := made[id(node.input_tensors[0])]).operation).__name__ != "Stack":
+        return None
+    count = len(stack.outputs[0].shape)
+    said = node.operation.axis if isinstance(node.operation.axis, list | tuple) else [node.operation.axis]
+    same = [None if axis is None else axis % count for axis in said] == [stack.operation.axis % count]
+    return stack if same else None
 
 
 def _may_stand(layer: Any, behind: Behind) -> bool:

@@ -30,7 +30,9 @@ def variables(module: Any) -> Any:
     return module.init(jax.random.key(0), ROWS)
 
 
-@pytest.mark.parametrize("how", ["Compiled", "ByJax", "Flagged", "Own", "Doubled", "bd,dc->bc", "...d,cd->...c"])
+@pytest.mark.parametrize(
+    "how", ["Compiled", "ByJax", "Flagged", "Own", "Doubled", "Ensemble", "bd,dc->bc", "...d,cd->...c"]
+)
 def test_a_classifier_is_found(own: Any, how: str) -> None:
     """Where the call is compiled by itself, and where it is a product."""
     sides = (5, 3) if how.endswith("bc") else (3, 5)
