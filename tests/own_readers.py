@@ -23,6 +23,7 @@ class Distilled(nn.Module):
         "beside": lambda self, x: torch.stack([self.head(x[:, 0]), self.head_dist(x[:, 1])], 1).sum(1),
         "wide": lambda self, x: self.head(x[:, 0]) + self.wide(x[:, 1:3].flatten(1)),
         "refined": lambda self, x: self.head(x[:, 0]) + self.again(self.head(x[:, 0]).relu()),
+        "attended": lambda self, x: (self.head(x).softmax(1) * self.head_dist(x)).sum(1),
         "summed": lambda self, x: self.head(x).sum(1),
         "chained": lambda self, x: self.head(x[:, 0]) + self.again(self.head(x[:, 0]).tanh()),
         "tokens": lambda self, x: self.head(x),

@@ -71,7 +71,10 @@ def ranking(source: nn.Module, traced: Traced) -> dict[fx.Node, Read | None]:
             return any(map(is_matrix, source.get_submodule(str(node.target)).parameters()))
         return node.op == "get_attr" and is_matrix(attribute(source, str(node.target)))
 
-    layers = [Layer(traced.names.get(node, ""), before(node), node, _widths(source, node)) for node in walk.found]
+    layers = []
+    for node in walk.found:
+        taken = [other for other in before(node) if other.op != "get_attr"]
+        layers.append(Layer(traced.names.get(node, ""), taken, node, _widths(source, node)))
     return {layer.made: walk.found[layer.made] for layer in classifiers_among(layers, before, learned)}
 
 
@@ -167,6 +170,8 @@ class _Walk:
                 behind = replace(behind, summed=behind.summed or not alone)
             behind = behind.after(name, name in (*RESIZING, *ENDINGS))
         inputs = [taken for taken in node.all_input_nodes if taken in self.traced.names and not _is_size(taken)]
+        if behind.named and name == "mul" and len(inputs) > 1:
+            return False  # tokens that are weighed by others, as attention pools them
         return bool(inputs) and all(self.is_rank(taken, behind) for taken in inputs)
 
     def _read(self, node: fx.Node, axis: int | None) -> Read | None:

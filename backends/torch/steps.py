@@ -113,6 +113,8 @@ class _Walk:
             behind, axes = replace(behind, named=True), axes + less
         elif not _may_stand(name, called, behind) and any(not hasattr(step, "variable") for step in before):
             return False  # of parameters alone anything may be made
+        if behind.named and name == "mul" and len(before) > 1:
+            return False  # tokens that are weighed by others, as attention pools them
         behind = behind.after(called, name in DIRECT)
         return bool(before) and all(self.is_rank(following, behind, axes) for following in before)
 

@@ -122,6 +122,11 @@ def test_a_classifier_of_each_token(own: Any, kind: str, traced: bool) -> None:
     assert relative_error(pooled, features(own, module).mean(1)) < 1e-5
 
 
+@pytest.mark.parametrize("traced", [True, False])
+def test_what_attention_pools_is_no_classes(own: Any, traced: bool) -> None:
+    assert hs.wrap(made(own, "Distilled", "attended", traced), **FRESH).module_cut == "its end"
+
+
 @pytest.mark.parametrize("kind", ["last", "mean"])
 def test_of_logits_of_every_token_one_is_given(own: Any, tmp_path: Path, kind: str) -> None:
     """As GPT-2's classifier does it, with the last token that is no padding."""
