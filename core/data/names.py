@@ -1,5 +1,6 @@
 """Class names in one normal form: macOS writes "é" as two characters where Linux and Windows write one, and a word
-must be one class on both. Names are kept and compared composed (NFC), wherever they come from.
+must be one class on both. Names are kept and compared composed (NFC), wherever they come from. A folder's name in
+UTF-8 is the same class where the system's encoding is ASCII, as with `LC_ALL=C` and `PYTHONUTF8=0`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ INVISIBLE = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of what shows nothi
 
 def normal(name: str) -> str:
     """The name as it is compared and kept: composed (NFC)."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", _read(name))
+
+
+def _read(name: str) -> str:
+    """With bytes that Python could not read, and keeps as surrogates, read as UTF-8, where they all are that."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return name
 
 
 def normal_all(names: Iterable[str]) -> tuple[str, ...]:

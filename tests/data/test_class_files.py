@@ -106,6 +106,15 @@ def test_the_command_answers_in_one_line(
         assert error.startswith(f"error: --classes {names}: ") and error.count("\n") == 1
 
 
+def test_a_folder_is_the_same_class_where_the_encoding_is_ascii(tmp_path: Path) -> None:
+    """In such a process Python has of a name in UTF-8 its bytes, as surrogates."""
+    seen = COMPOSED.encode().decode("ascii", "surrogateescape")
+    values = np.zeros((2, 1, 1), np.uint8)
+    assert hs.data.arrays(values, [0, 1], [seen, "dog"]).classes == (COMPOSED, "dog")
+    latin = "caf\udce9"  # no UTF-8: kept as it is
+    assert hs.data.arrays(values, [0, 1], [latin, "dog"]).classes == (latin, "dog")
+
+
 def test_one_spelling_everywhere(tmp_path: Path) -> None:
     """A folder from macOS, a model from Linux: one class."""
     values = np.zeros((2, 1, 1), np.uint8)
