@@ -38,3 +38,9 @@ def host() -> jax.Device | None:
 def to_numpy(array: Any) -> np.ndarray:
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
+
+
+def as_float(x: Any) -> Any:
+    """Features in half precision as float32, since layers compute in what they are given; what is no number with a
+    fraction stays."""
+    return jax.tree.map(lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, x)

@@ -13,7 +13,7 @@ from flax import nnx
 
 from headstart.backends.doors.jax_devices import compiled, donates, put
 from headstart.backends.jax import losses
-from headstart.backends.jax.arrays import to_numpy
+from headstart.backends.jax.arrays import as_float, to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.epoch import Known, Result, resident_step, whole_epoch
@@ -44,7 +44,7 @@ class JaxTrainer:
             lambda path, _: recipe.rates.get(names.get(tuple(step.key for step in path[:-1]), ""), 1.0), weights
         )
         # what a step changes: parameters, statistics, numbers of steps, random streams, the optimiser's moments
-        self.carry = put((weights, rest, first_moments(self.update_rule, _as_float(weights))), place)
+        self.carry = put((weights, rest, first_moments(self.update_rule, as_float(weights))), place)
         # On a CPU a convolution inside a loop falls back to code that is 30 times slower than the one outside.
         self.scans = place.kind != CPU or not any(map(_convolves, graph.nodes))
         self._step = compiled(self._one_step, place, changes=0)
@@ -125,7 +125,7 @@ class JaxTrainer:
 
     def _forward(self, weights: nnx.State, rest: nnx.State, x: Any) -> jax.Array:
         network = nnx.merge(self.inference, weights, rest)
-        return network(_as_float(x)).astype(jnp.float32)
+        return network(as_float(x)).astype(jnp.float32)
 
     def _one_step(self, carry: Any, x: Any, known: Known, rate: jax.Array) -> tuple[Any, Result]:
         """`known`: of the batch's samples."""
@@ -136,7 +136,7 @@ class JaxTrainer:
             network = nnx.merge(self.training, weights, rest, copy=True)
             if not self.recipe.train_statistics:
                 refuse_writing(network)
-            outputs = network(_as_float(x))
+            outputs = network(as_float(x))
             _, *written = nnx.split(network, nnx.Param, ...)
             check_there(rest, written[1])
             new_weights, new_rest = map(_as_before, (weights, rest), written)
@@ -151,7 +151,7 @@ class JaxTrainer:
         # A module may write to its parameters, as flax's weight norms do: the step goes on from there.
         weights = jax.tree.map(lambda w, new, m: new.astype(w.dtype) if m else w, weights, written, self.multiples)
         # in half precision the moments would come to nothing
-        updates, moments = self.update_rule.update(_as_float(gradients), moments, weights)
+        updates, moments = self.update_rule.update(as_float(gradients), moments, weights)
         # in half precision a parameter stays what it is, though the rate is float32
         weights = jax.tree.map(
             lambda w, u, m: (w - rate * m * u).astype(w.dtype), weights, updates, self.multiples
@@ -180,11 +180,6 @@ def _as_before(rest: nnx.State, written: nnx.State) -> nnx.State:
         (path, after[path] if path in after and shapes(after[path]) == shapes(value) else value)
         for path, value in nnx.to_flat_state(rest)
     )
-
-
-def _as_float(x: Any) -> Any:
-    """Features in half precision as float32; what is no number with a fraction stays."""
-    return jax.tree.map(lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, x)
 
 
 def _numbers(leaf: Any) -> Any:

@@ -15,7 +15,7 @@ from flax import nnx
 
 from headstart.backends.doors.jax_devices import compiled, is_out_of_memory, put
 from headstart.backends.doors.jax_programs import unkept
-from headstart.backends.jax.arrays import to_numpy
+from headstart.backends.jax.arrays import as_float, to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.frozen import FrozenNetwork, attends
@@ -120,7 +120,8 @@ def _unrounded(there: np.ndarray, came: np.ndarray) -> np.ndarray:
 
 def _computed(graphdef: Any) -> Callable[..., dict[str, jax.Array]]:
     def run(state: nnx.State, images: Any) -> dict[str, jax.Array]:
-        return {node: y.astype(jnp.float32) for node, y in nnx.merge(graphdef, state)(images).items()}
+        outputs = nnx.merge(graphdef, state)(as_float(images))
+        return {node: y.astype(jnp.float32) for node, y in outputs.items()}
 
     return run
 

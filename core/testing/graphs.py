@@ -18,7 +18,7 @@ from headstart.features.inference import frozen
 from headstart.graph import OPS, Builder, Graph, Node
 from headstart.graph.ops import Op
 from headstart.models.initial import initial_params
-from headstart.store.keys import params_digest
+from headstart.store.keys import params_digest, stored_dtype
 from headstart.testing import reference
 from headstart.testing.samples import (
     every_op,
@@ -196,6 +196,20 @@ class Trunks(Suite):
         for start, stop in ((0, 1), (0, 5), (3, 5)):
             output = framework.numpy(trunk.run(x[start:stop])["fc"])
             assert relative_error(output, expected[start:stop]) < self.tolerance()
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_rows_in_half_precision_are_numbers_as_others(
+        self, framework: Backend, place: Place, dtype: str
+    ) -> None:
+        """As a store keeps features: what is computed of them is in the precision of the place. Weights may be
+        larger than float16 holds."""
+        graph = linear_graph()
+        params = initial_params(graph, 0)
+        params["fc.weight"] = params["fc.weight"] * np.float32(1e6)
+        trunk = framework.trunk(graph, params, ["fc"], place)
+        x = np.random.default_rng(4).standard_normal((5, 7)).astype(stored_dtype(dtype))
+        expected = reference.run(graph, params, x.astype(np.float32))["fc"]
+        assert relative_error(framework.numpy(trunk.run(x)["fc"]), expected) < self.tolerance()
 
     def test_parameters_of_every_op_come_back_as_they_went_in(self, framework: Backend, place: Place) -> None:
         """Of every shape: a square weight that comes back the other way round is as large as before."""
