@@ -197,7 +197,7 @@ class Ensemble(Net):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.features(x)
-        return jnp.stack([self.fc(x), self.other(x)]).mean(0)
+        return jnp.stack([nnx.softmax(jnp.tanh(layer(x))) for layer in (self.fc, self.other)]).mean(0)
 
 
 class Twice(Net):

@@ -305,6 +305,7 @@ def between(how: str) -> keras.Model:
         "norm": lambda: ops.softmax(layers.BatchNormalization()(layers.Dense(10)(rows))),
         "operation": lambda: ops.log_softmax(3 * ops.gelu(layers.Dense(10)(rows))),
         "stacked": lambda: ops.sum(ops.stack([layers.Dense(10)(rows) for _ in range(2)], -1), 2),
+        "mixed": lambda: layers.Average()([layers.Softmax()(layers.Dense(10, "tanh")(rows)) for _ in range(2)]),
         "nested": lambda: layers.Softmax()(
             keras.Model(given, layers.Dense(10)(layers.Dense(4, "elu", name="inner")(given)), name="head")(rows)
         ),

@@ -21,6 +21,12 @@ class Distilled(nn.Module):
         "logits": lambda self, x: {"logits": self.head(x[:, 0]) + self.head_dist(x[:, 1]), "hidden": x},
         "added": lambda self, x: torch.stack([self.head(x[:, 0]), self.head_dist(x[:, 1])]).sum(0),
         "beside": lambda self, x: torch.stack([self.head(x[:, 0]), self.head_dist(x[:, 1])], 1).sum(1),
+        "mixed": lambda self, x: (
+            torch.stack(
+                [self.head(x[:, 0]).tanh().softmax(1), F.relu6(self.head_dist(x[:, 1])).softmax(1)], 2
+            ).sum(-1)
+            / 2
+        ),
         "wide": lambda self, x: self.head(x[:, 0]) + self.wide(x[:, 1:3].flatten(1)),
         "refined": lambda self, x: self.head(x[:, 0]) + self.again(self.head(x[:, 0]).relu()),
         "attended": lambda self, x: (self.head(x).softmax(1) * self.head_dist(x)).sum(1),

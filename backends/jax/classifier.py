@@ -47,6 +47,8 @@ SHARES = {
 }  # fmt: skip
 """what makes probabilities -> as core has it, or what is nearest to it"""
 TURNING = ("transpose",)
+MIXING = ("add", "div")
+"""probabilities of several classifiers, whose mean is one of probabilities"""
 
 
 def classifier_place(layers: list[Any], behind: Behind) -> int | None:
@@ -282,7 +284,8 @@ class Walk:
             inner = scope.inside(maker)
             at = next(at for at, made in enumerate(maker.outvars) if made is variable)
             return inner is not None and self.is_rank(inner, inner.program.outvars[at], within, behind)
-        behind = behind.then(_ending(scope, maker), kind in (*SHAPING, NAME), kind in TURNING)
+        mixes = kind in MIXING or _stacked(scope, maker) is not None
+        behind = behind.then(_ending(scope, maker), mixes or kind in (*SHAPING, NAME), kind in TURNING)
         # Last made, first seen: of what is added to a long row of layers, the layer says sooner that it is none.
         where, atoms = _stacked(scope, maker) or (scope, maker.invars)
         latest = sorted(atoms, key=lambda atom: -where.order.get(id(atom), -1))

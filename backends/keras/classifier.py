@@ -34,6 +34,8 @@ SHARES = {
 }  # fmt: skip
 # what gives numbers another shape or type alone, and what turns their axes
 SHAPING = ("identity", "dropout", "flatten", "reshape", "squeeze", "cast", "linear")
+# probabilities of several classifiers, whose mean is one of probabilities
+MIXING = ("average", "add", "mean", "divide", "truedivide")
 TURNING = ("permute", "transpose", "moveaxis", "swapaxes", "expanddims")
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv1DTranspose, layers.Conv2DTranspose)
 
@@ -111,7 +113,7 @@ def behind_of(model: keras.Model, call: Any) -> Behind | None:
 def _before(layer: Any, behind: Behind) -> Behind:
     """What stands between the end and what a layer or an operation takes."""
     name = _called(layer)
-    return behind.then(SHARES.get(name, ""), name in SHAPING, name in TURNING)
+    return behind.then(SHARES.get(name, ""), name in (*SHAPING, *MIXING), name in TURNING)
 
 
 def _stacked(node: Any, made: Mapping[int, Any]) -> Any:

@@ -40,6 +40,8 @@ DIRECT = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.Identity, nn.Upsample, nn.mo
 SHARES = {**ENDINGS, "LogSigmoid": "sigmoid", "logsigmoid": "sigmoid"}
 """what makes probabilities, or their logarithms -> as core has it, or what is nearest to it"""
 TURNING = ("transpose", "permute", "movedim", "swapaxes", "t", "unsqueeze", "expand")
+MIXING = ("stack", "add", "mean", "div", "truediv")
+"""probabilities of several classifiers, whose mean is one of probabilities"""
 # what compares features with weights
 PRODUCTS = (
     "linear", "matmul", "mm", "einsum", "addmm", "cdist", "cosine_similarity", "pairwise_distance",
@@ -114,7 +116,7 @@ class Behind(endings.Behind):
 
     def after(self, name: str, direct: bool) -> Behind:
         """The same of what is before a step that is called so. `direct`: it leaves a map a map of classes."""
-        made = self.then(SHARES.get(name, ""), direct or name in RESHAPING, name in TURNING)
+        made = self.then(SHARES.get(name, ""), direct or name in (*RESHAPING, *MIXING), name in TURNING)
         return replace(made, direct=bool(made.ending) or (self.direct and direct))
 
     def passes(self, name: str) -> bool:
@@ -168,7 +170,7 @@ class _Walk:
             elif name in SUMMING and not _is_sum_of_several(node):
                 alone = may_precede(name, behind.ending) and not behind.named
                 behind = replace(behind, summed=behind.summed or not alone)
-            behind = behind.after(name, name in (*RESIZING, *ENDINGS))
+            behind = behind.after("add" if _is_sum_of_several(node) else name, name in (*RESIZING, *ENDINGS))
         inputs = [taken for taken in node.all_input_nodes if taken in self.traced.names and not _is_size(taken)]
         if behind.named and name == "mul" and len(inputs) > 1:
             return False  # tokens that are weighed by others, as attention pools them
@@ -232,7 +234,10 @@ def is_linear(module: nn.Module) -> bool:
 def _is_sum_of_several(node: fx.Node) -> bool:
     """Whether it adds tensors that were stacked for that."""
     stack = node.all_input_nodes[0] if node.all_input_nodes else node
-    return _is_called(node, "sum") and stack.target is torch.stack and _axis(node, None) == _axis(stack, 0)
+    axes = _axis(node, None), _axis(stack, 0)
+    if not _is_called(node, "sum") or stack.target is not torch.stack or not all(isinstance(a, int) for a in axes):
+        return False
+    return axes[0] == axes[1] or (axes[0] < 0) != (axes[1] < 0)  # how many there are is not known here
 
 
 def _is_sum_of_tokens(node: fx.Node) -> bool:

@@ -115,7 +115,7 @@ class _Walk:
             return False  # of parameters alone anything may be made
         if behind.named and name == "mul" and len(before) > 1:
             return False  # tokens that are weighed by others, as attention pools them
-        behind = behind.after(called, name in DIRECT)
+        behind = behind.after("add" if _is_sum_of_several(step, before) else called, name in DIRECT)
         return bool(before) and all(self.is_rank(following, behind, axes) for following in before)
 
     def _ends_at(self, name: str, behind: Behind, axes: int) -> bool:
@@ -172,7 +172,8 @@ def _axis(step: Any, count: int) -> int | None:
 
 def _is_sum_of_several(step: Any, before: list[Any]) -> bool:
     """Whether it adds tensors that were stacked for that."""
-    if (sizes := _sizes(step)) is None or len(before) != 1 or not type(before[0]).__name__.startswith("Stack"):
+    stacks = len(before) == 1 and type(before[0]).__name__.startswith("Stack")
+    if not type(step).__name__.startswith("Sum") or not stacks or (sizes := _sizes(step)) is None:
         return False
     return _axis(step, len(sizes)) is not None and _axis(step, len(sizes)) == _axis(before[0], len(sizes))
 

@@ -223,7 +223,7 @@ def test_several_classifiers_of_the_same_rows() -> None:
     assert model.graph.shapes((16, 16, 3))["trunk"] == (768,)
 
 
-@pytest.mark.parametrize("how", ["tanh", "leaky", "norm", "operation", "stacked", "nested", "maps"])
+@pytest.mark.parametrize("how", ["tanh", "leaky", "norm", "operation", "stacked", "mixed", "nested", "maps"])
 def test_what_probabilities_are_made_of_is_no_feature(kinds: Any, how: str) -> None:
     """Whatever is done to each number before."""
     import keras

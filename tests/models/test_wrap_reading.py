@@ -46,6 +46,7 @@ READ = {
     "logits": lambda x: [x[:, 0], x[:, 1]],
     "added": lambda x: [x[:, 0], x[:, 1]],
     "beside": lambda x: [x[:, 0], x[:, 1]],
+    "mixed": lambda x: [x[:, 0], x[:, 1]],
     "wide": lambda x: [x[:, 0], x[:, 1:3].reshape(len(x), -1)],
 }
 
