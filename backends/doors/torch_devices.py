@@ -128,11 +128,19 @@ def inference() -> Any:
     return torch.no_grad()
 
 
+def tensor_of(array: np.ndarray) -> Any:
+    """The array's numbers as a tensor of the host's, in its memory where that may be written to."""
+    if not array.flags.writeable:
+        array = array.copy()  # torch warns of read-only memory, which it could write to
+    if array.dtype == ml_dtypes.bfloat16:
+        # from_numpy refuses this dtype: https://github.com/pytorch/pytorch/issues/109873
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(np.asarray(array, order="C"))
+
+
 def put(array: Any, place: Place) -> Any:
     """A numpy array, or a tensor."""
-    if isinstance(array, np.ndarray):
-        array = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns of such memory
-    return array.to(device_of(place))
+    return (tensor_of(array) if isinstance(array, np.ndarray) else array).to(device_of(place))
 
 
 def can_stream(place: Place) -> bool:
@@ -142,7 +150,7 @@ def can_stream(place: Place) -> bool:
 
 def send(array: np.ndarray, place: Place) -> Any:
     """A numpy array on its way to the device; it is not needed any more."""
-    return sent(torch.from_numpy(array if array.flags.writeable else array.copy()), device_of(place))
+    return sent(tensor_of(array), device_of(place))
 
 
 def sent(tensor: Any, device: str | torch.device) -> Any:

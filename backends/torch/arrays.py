@@ -5,21 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 
-from headstart.backends.doors.torch_devices import as_numpy, sent
+from headstart.backends.doors.torch_devices import as_numpy, sent, tensor_of
 from headstart.data.rows import each
 
 
 def from_numpy(array: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
-    if not array.flags.writeable:
-        array = array.copy()  # torch warns of read-only memory, which it could write to
-    if array.dtype == ml_dtypes.bfloat16:
-        # from_numpy refuses this dtype: https://github.com/pytorch/pytorch/issues/109873
-        return sent(torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16), device)
-    return sent(torch.from_numpy(np.asarray(array, order="C")), device)
+    return sent(tensor_of(array), device)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
