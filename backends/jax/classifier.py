@@ -218,19 +218,16 @@ class Scope:
             return None
         return self.around, self.equation.invars[self.inputs[id(variable)]]
 
-    def unshaped(self, variable: Any) -> int:
-        """The identity of what it is in this program, but for another shape or type."""
+    def unshaped(self, variable: Any) -> Any:
+        """What it is in this program, but for another shape or type."""
         maker = self.makers.get(id(variable))
         return (
-            id(variable)
-            if maker is None or maker.primitive.name not in SHAPING
-            else self.unshaped(maker.invars[0])
+            self.unshaped(maker.invars[0]) if maker is not None and maker.primitive.name in SHAPING else variable
         )
 
     def origin(self, variable: Any) -> int:
         """The identity of what it is in the outermost program, but for another shape or type."""
-        if (maker := self.makers.get(id(variable))) is not None and maker.primitive.name in SHAPING:
-            return self.origin(maker.invars[0])
+        variable = self.unshaped(variable)
         there = self.outside(variable)
         return id(variable) if there is None else there[0].origin(there[1])
 
@@ -342,7 +339,7 @@ def _ending(scope: Scope, equation: Any) -> str:
     kind, name = equation.primitive.name, str(equation.params.get("name", ""))
     if kind == "div":
         powers, total = equation.invars
-        summed = scope.makers.get(scope.unshaped(total))
+        summed = scope.makers.get(id(scope.unshaped(total)))
         made = scope.makers.get(id(powers))
         kinds = [step.primitive.name for step in (made, summed) if step is not None]
         return "softmax" if kinds == ["exp", "reduce_sum"] else ""

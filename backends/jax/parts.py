@@ -254,9 +254,8 @@ def prune(whole: nnx.Module, example: Any) -> None:
     used = used_by(whole, example)[0]
     learning = nnx.clone(whole)
     switch(learning, True)
-    with contextlib.suppress(
-        Exception
-    ):  # it may want what the example does not hold; what inference uses is known
+    # It may want what the example does not hold; what inference uses is known.
+    with contextlib.suppress(Exception):
         used |= used_by(learning, example)[0]
     unused = {path: variable for path, variable in variables(whole).items() if path not in used}
     values = {path: variable.get_value() for path, variable in unused.items()}

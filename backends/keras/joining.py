@@ -13,7 +13,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backends.keras.classifier import classifiers
 from headstart.backends.keras.cuts import Cut, before_classifier, check_order, made_by, tensor_of
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import BEFORE
@@ -46,13 +45,12 @@ def _mean(tensor: Any) -> Any:
 
 
 def before_classifiers(
-    model: keras.Model, nodes: Mapping[str, Any], paths: Paths, fresh: bool, ending: str, samples: int
+    model: keras.Model, nodes: Mapping[str, Any], paths: Paths, ends: Sequence[Any], fresh: bool, samples: int
 ) -> Cut | Joined:
-    """Where a model is cut before the classifiers at its end. `fresh`: for another one, that reads what all of
-    them do; CutError where these cannot stand side by side. `ending`: what was taken off the model's end."""
-    ends = classifiers(model, ending) if len(model.outputs) == 1 else []
+    """Where a model is cut before `ends`, the classifiers at its one end. `fresh`: for another one, that reads
+    what all of them do; CutError where these cannot stand side by side."""
     ranks = [name for name, node in nodes.items() if any(node is end for end in ends)]
-    apart = read_by_classifiers(model, nodes, ending)
+    apart = read_by(nodes, ends)
     try:
         cut = before_classifier(model, nodes, paths, ranks)
     except CutError:
@@ -69,9 +67,8 @@ def before_classifiers(
     return Joined(tuple(apart), f"{BEFORE}{', '.join(ranks)}")
 
 
-def read_by_classifiers(model: keras.Model, nodes: Mapping[str, Any], ending: str) -> list[Cut]:
-    """The tensors that the classifiers at a model's one end read, each once."""
-    ends = classifiers(model, ending) if len(model.outputs) == 1 else []
+def read_by(nodes: Mapping[str, Any], ends: Sequence[Any]) -> list[Cut]:
+    """The tensors that these calls read, each once."""
     reads = [_before_dropout(nodes, node.input_tensors[0]) for node in ends]
     return list({(cut.node, cut.index): cut for cut in reads}.values())
 

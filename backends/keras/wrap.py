@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from headstart.backends.keras.arrays import beside, on_host, to_numpy
-from headstart.backends.keras.classifier import ends_in_classifier
+from headstart.backends.keras.classifier import classifiers
 from headstart.backends.keras.configuration import anew, configured
 from headstart.backends.keras.copying import (
     called_calmly,
@@ -49,7 +49,7 @@ from headstart.backends.keras.cuts import (
 )
 from headstart.backends.keras.door import settled
 from headstart.backends.keras.endings import take_off
-from headstart.backends.keras.joining import Joined, before_classifiers, read_by_classifiers, side_by_side
+from headstart.backends.keras.joining import Joined, before_classifiers, read_by, side_by_side
 from headstart.backends.keras.layers import keep_statistics
 from headstart.backends.keras.nested import inner_calls, run_to, unfolded
 from headstart.backends.keras.scaling import first_factor
@@ -102,10 +102,10 @@ def wrap(request: WrapRequest) -> Wrapping:
         model, ending = take_off(model)
     nodes = nodes_of(model, shown)
     paths = paths_of(model, nodes)
+    found = classifiers(model, ending)
+    ends = found if len(model.outputs) == 1 else []
     replaced = request.rest or (
-        request.fresh
-        and ends_in_classifier(model, ending)
-        and (bool(paths.cuts) or len(read_by_classifiers(model, nodes, ending)) > 1)
+        request.fresh and bool(found) and (bool(paths.cuts) or len(read_by(nodes, ends)) > 1)
     )
     samples = count(request.example)
     at: Cut | Joined | None = None
@@ -113,7 +113,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         if len(model.outputs) > 1:
             at = at_end(model, nodes, samples)
     elif request.cut is None or (joins and replaced):
-        at = before_classifiers(model, nodes, paths, request.fresh, ending, samples)
+        at = before_classifiers(model, nodes, paths, ends, request.fresh, samples)
     if request.cut not in (None, END, at and at.name) or (request.rest and request.cut == END):
         at = chosen(model, nodes, paths, request, samples)
     if at is None:

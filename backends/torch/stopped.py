@@ -23,7 +23,7 @@ from headstart.backends.torch.steps import ranks_places, ranks_rows
 from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, sharing
 from headstart.common.errors import CutError, SettingError
 from headstart.graph.cuts import Paths, listed
-from headstart.models.endings import ENDINGS, is_projection
+from headstart.models.endings import ENDINGS, is_projection, is_shared_out
 from headstart.models.several import LOGITS, dotted
 
 
@@ -272,7 +272,7 @@ def classifier_at_end(run: Run, source: nn.Module, call: Call, example: Any) -> 
 def is_projected(run: Run, path: str, ending: str) -> bool:
     """Whether what a layer gives is called a projection, and is what the module gives; but not where probabilities
     of classes are made of it."""
-    return isinstance(run.output, torch.Tensor) and is_projection(path) and "softmax" not in ending
+    return isinstance(run.output, torch.Tensor) and is_projection(path) and not is_shared_out(ending)
 
 
 def _end(output: Any) -> torch.Tensor | None:

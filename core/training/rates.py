@@ -68,17 +68,21 @@ def rate_multiples(
     whatever `scale` says."""
     if scale is None:
         return dict.fromkeys(kept, 0.0)
-    table = scale if isinstance(scale, Mapping) else {PRETRAINED: scale}
-    multiples = {}
-    for name in params:
-        parts = name.split(".")
-        inner = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
-        named = next((module for module in inner if module in table), None)
-        if named is None and name not in fresh:
-            named = PRETRAINED if PRETRAINED in table else None
-        if named is not None and table[named] != 1:
-            multiples[name] = table[named]
+    table = _table(scale)
+    deciding = {name: _deciding(name, fresh, table) for name in params}
+    multiples = {name: table[module] for name, module in deciding.items() if module and table[module] != 1}
     return multiples | dict.fromkeys(kept, 0.0)
+
+
+def _table(scale: float | Mapping[str, float]) -> Mapping[str, float]:
+    return scale if isinstance(scale, Mapping) else {PRETRAINED: scale}
+
+
+def _deciding(name: str, fresh: Collection[str], table: Mapping[str, float]) -> str | None:
+    """The entry of the table that is a parameter's; None where it has none."""
+    parts = name.split(".")
+    inner = [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
+    return next((module for module in inner + [PRETRAINED] * (name not in fresh) if module in table), None)
 
 
 def warn_of_scale(trained: Iterable[str], fresh: Collection[str], scale: Scale) -> None:
@@ -86,12 +90,8 @@ def warn_of_scale(trained: Iterable[str], fresh: Collection[str], scale: Scale) 
     the frozen trunk, or pretrained layers where all that is trained is fresh."""
     if scale is None:
         return
-    table = scale if isinstance(scale, Mapping) else {PRETRAINED: scale}
-    used = set()
-    for name in trained:
-        parts = name.split(".")
-        inner = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
-        used.add(next((module for module in inner if module in table), None if name in fresh else PRETRAINED))
+    table = _table(scale)
+    used = {_deciding(name, fresh, table) for name in trained}
     for module in sorted(table.keys() - used):
         further = "further " if len(table) > 1 else ""
         what = f"no {further}pretrained layer" if module == PRETRAINED else "none of its parameters"

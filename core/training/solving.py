@@ -75,7 +75,7 @@ def check_solvable(job: TrainingJob) -> None:
             f"{name} takes every sample once, and the features of {job.train.name!r} have {job.train.views} "
             "augmented views of each; extract them without views=, or train without solver="
         )
-    graph = job.model.graph.after(job.cut, job.model.input_shape)
+    graph = job.trained_graph
     layer = linear_layer(graph)
     if layer is None or not layer.attrs["bias"]:
         raise SettingError(
