@@ -57,6 +57,12 @@ def facts_of(backend: Backend, device: str | None = None, **more: Any) -> dict[s
     }
 
 
+def precisions_of(backend: Backend) -> list[str]:
+    """What it is timed in: "float32", and "bfloat16" where its device computes in that. A CPU without instructions
+    for it takes float32 in its place, whose figures would be there twice."""
+    return [name for name in ("float32", "bfloat16") if backend.place("auto", name).arithmetic == name]
+
+
 def keep_to_one_core() -> None:
     """Where the system lets a process; to be done before a framework counts the cores."""
     if hasattr(os, "sched_setaffinity"):

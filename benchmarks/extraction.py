@@ -1,8 +1,9 @@
 """Extraction of a batch, here and as the framework's users write it, in a process of its own: `extraction.py
 BACKEND` reads a request a line and answers a line, both JSON.
 
+{"do": "precisions"}              what it is timed in: see `children.precisions_of`
 {"do": "prepare", "model": MODEL}   a network, in place of the one before
-{"do": "run", "which": NAME}      features of 32 images of 224 pixels: "float32" and "bfloat16" are ours,
+{"do": "run", "which": NAME}      features of 32 images of 224 pixels: a precision is ours,
                                   "peer" is eager float32 under no_grad, `predict`, or a jitted float32 NNX module
 {"do": "cosine", "which": NAME}   the least cosine of a sample's features with the peer's, of the last runs of both
 {"do": "products", "which": NAME} seconds that the network's multiply-adds take as products of matrices of 2,048
@@ -17,7 +18,7 @@ import time
 from typing import Any
 
 import numpy as np
-from children import facts_of, serve
+from children import facts_of, precisions_of, serve
 
 import headstart as hs
 from headstart.contract import registry
@@ -33,6 +34,9 @@ class Setting:
     def __init__(self, backend: str) -> None:
         self.backend = registry.load(backend)
 
+    def precisions(self) -> list[str]:
+        return precisions_of(self.backend)
+
     def prepare(self, model: str) -> None:
         self.network(hs.model(model, classes=10, size=SIZE))
 
@@ -43,7 +47,7 @@ class Setting:
         self.images = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
         self.trunks = {
             precision: pixel_trunk(model, [self.cut], self.backend, self.backend.place("auto", precision))
-            for precision in ("float32", "bfloat16")
+            for precision in self.precisions()
         }
         native = self.backend.native(model.graph.upto(self.cut), model.params)
         scale, shift = model.preprocess.affine()

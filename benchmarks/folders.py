@@ -1,6 +1,7 @@
 """Features of a folder of photographs, here and as the tutorials of frameworks read folders, in a process of its
 own: `folders.py BACKEND PHOTOGRAPHS CACHE` reads a request a line and answers a line, both JSON.
 
+{"do": "precisions"}                           what it is timed in: see `children.precisions_of`
 {"do": "run", "which": NAME, "precision": NAME}   all photographs once; wall seconds and the process's own CPU
                                                   seconds, of what has no precision with ""
     "decode"     our loader alone, to the end
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from children import facts_of, serve
+from children import facts_of, precisions_of, serve
 from PIL import Image
 
 import headstart as hs
@@ -34,7 +35,6 @@ from headstart.data.loader import batches
 from headstart.features.extractor import Extractor
 
 MODEL, CUT, BATCH, SIZE, RESIZE = "resnet18", "avgpool", 32, 224, 256
-PRECISIONS = ("float32", "bfloat16")
 
 Peer = Callable[[], np.ndarray]
 
@@ -45,7 +45,7 @@ class Setting:
         self.backend = registry.load(name)
         data = hs.data.folder(photographs)
         self.model = hs.model(MODEL, classes=data.classes)
-        self.trunks = {precision: self._extractor(precision).batch_features.trunk for precision in PRECISIONS}
+        self.trunks = {precision: self._extractor(precision).batch_features.trunk for precision in self.precisions()}
         self.runs = 0
         self.decoded = [batch.images for batch in self._loader(data)]
         affine = self.model.preprocess.affine()
@@ -53,6 +53,9 @@ class Setting:
         peers = {"torch": torch_peer, "keras": keras_peer, "jax": jax_peer}
         self.peer: Peer = peers[name](native, photographs, affine)
         self.results: dict[tuple[str, str], np.ndarray] = {}
+
+    def precisions(self) -> list[str]:
+        return precisions_of(self.backend)
 
     def _extractor(self, precision: str) -> Extractor:
         return Extractor(

@@ -1,6 +1,7 @@
 """How much memory a process holds at the most, in a process of its own: `memory.py BACKEND` reads a request a line
 and answers a line, both JSON, one request a process: what one has freed, another would take again.
 
+{"do": "precisions"}               what extraction is measured in: see `children.precisions_of`
 {"do": "extract", "photographs": DIR, "images": N, "cache": DIR, "precision": NAME}   features of the first
                                    photographs, null for all, by a ResNet-50
 {"do": "epochs", "cache": DIR}     a linear head trained on the features that `write_features` has put there
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from children import facts_of, serve
+from children import facts_of, precisions_of, serve
 
 import headstart as hs
 from headstart.contract import registry
@@ -76,6 +77,9 @@ class Memory:
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
+
+    def precisions(self) -> list[str]:
+        return precisions_of(registry.load(self.backend))
 
     def extract(self, photographs: str, images: int | None, cache: str, precision: str) -> dict[str, Any]:
         data = hs.data.folder(photographs)

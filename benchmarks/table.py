@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import headstart
-from headstart.common.machine import machine_facts
+from headstart.common.machine import cpu_multiplies, machine_facts
 from headstart.common.text import nbytes_text
 
 NO_GPU = "no GPU on this machine: no column for one"
+NO_BFLOAT16 = "this processor has no instructions for bfloat16: no rows of it"
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ class Table:
             threads = [f"{known['threads']} threads"] if "threads" in known else []
             lines.append(f"{backend}: {', '.join([*versions, *threads])}")
         if about["gpu"] is None:
-            lines.append(NO_GPU)
+            lines += [NO_GPU, *([] if cpu_multiplies("bfloat16") else [NO_BFLOAT16])]
         elif not any(row.device.startswith("cuda") for row in self.rows):
             lines.append(f"{about['gpu']} is there, and nothing was measured on it")
         return lines

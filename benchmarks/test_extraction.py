@@ -1,5 +1,5 @@
-"""Extraction beside what people write today, batch by batch in turn: the peer, bfloat16 and float32. Nothing may
-get faster by getting wrong: the features are held to the peer's.
+"""Extraction beside what people write today, batch by batch in turn: the peer, bfloat16 where the device computes in
+it, and float32. Nothing may get faster by getting wrong: the features are held to the peer's.
 
 Of networks with layer norms in Keras nothing was asked for: HEADSTART_BENCH_FULL=1 measures them, too, and takes
 two more rounds.
@@ -16,8 +16,6 @@ import pytest
 from children import BACKENDS, Child
 from sizes import FULL, sized
 from table import TARGETS, table
-
-from headstart.common.machine import cpu_multiplies
 
 COLUMNS = {"resnet18": 512, "resnet50": 2048, "vit_small_patch14_dinov2": 384, "convnext_tiny": 768}
 LAYER_NORMS = ("vit_small_patch14_dinov2", "convnext_tiny")
@@ -45,8 +43,9 @@ def test_extraction(benchmark: Any, child: Child, model: str) -> None:
     if target not in TARGETS and not FULL:
         pytest.skip("nothing was asked for of it: HEADSTART_BENCH_FULL=1 measures it")
     child.ask(do="prepare", model=model)
+    precisions = child.ask(do="precisions")
     benchmark.group = f"{child.backend}: 32 images of 224 px through {model}"
-    seconds: dict[str, list[float]] = {"peer": [], "bfloat16": []}
+    seconds: dict[str, list[float]] = {which: [] for which in ("peer", *precisions) if which != "float32"}
 
     def others() -> None:
         for which, taken in seconds.items():
@@ -58,14 +57,16 @@ def test_extraction(benchmark: Any, child: Child, model: str) -> None:
         child.ask, kwargs={"do": "run", "which": "float32"}, setup=others, rounds=ROUNDS, warmup_rounds=1
     )
     assert shape == [32, COLUMNS[model]]
-    cosines = {precision: child.ask(do="cosine", which=precision) for precision in COSINES}
-    assert all(cosines[precision] >= least for precision, least in COSINES.items()), cosines
+    cosines = {precision: child.ask(do="cosine", which=precision) for precision in precisions}
+    assert all(cosine >= COSINES[precision] for precision, cosine in cosines.items()), cosines
     if benchmark.stats is None:
         pytest.skip("nothing was timed: --benchmark-disable")
-    peers, bfloat16 = (float(np.median(taken[1:])) for taken in seconds.values())
-    facts, ratios = child.ask(do="facts"), {}
-    for precision, own in {"float32": benchmark.stats.stats.median, "bfloat16": bfloat16}.items():
-        asked = precision == "bfloat16" and facts["device"] == "cpu" and cpu_multiplies("bfloat16")
+    medians = {which: float(np.median(taken[1:])) for which, taken in seconds.items()}
+    medians["float32"] = benchmark.stats.stats.median
+    facts, peers, ratios = child.ask(do="facts"), medians["peer"], {}
+    for precision in precisions:
+        own = medians[precision]
+        asked = precision == "bfloat16" and facts["device"] == "cpu"
         products = child.ask(do="products", which=precision)
         ratios[precision] = peers / own
         settings: dict[str, Any] = {"backend": child.backend, "facts": facts}

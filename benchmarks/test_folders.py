@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 from children import BACKENDS, Child
-from folders import PRECISIONS
 from sizes import sized
 from table import table
 
@@ -41,10 +40,11 @@ def child(
 
 
 def test_folder(benchmark: Any, child: Child) -> None:
-    """Both precisions, beside one run of the peer."""
+    """Each precision, beside one run of the peer."""
+    precisions = child.ask(do="precisions")
     benchmark.group = f"{child.backend}: {CAPABILITY}"
     alone = [("decode", ""), ("peer", "")]
-    own = [(which, precision) for precision in PRECISIONS for which in ("compute", "extract")]
+    own = [(which, precision) for precision in precisions for which in ("compute", "extract")]
     found: dict[tuple[str, str], list[dict[str, float]]] = {what: [] for what in (*alone, *own)}
 
     def turn() -> None:
@@ -53,7 +53,7 @@ def test_folder(benchmark: Any, child: Child) -> None:
             found[which, precision].append(child.ask(do="run", which=which, precision=precision))
 
     benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=1)
-    for precision in PRECISIONS:
+    for precision in precisions:
         facts = child.ask(do="facts", precision=precision)
         assert facts["decoded"] == facts["images"]
         assert facts["shape"] == facts["peers_shape"] == [facts["images"], 512]
@@ -67,7 +67,7 @@ def test_folder(benchmark: Any, child: Child) -> None:
         return float(np.median([run[what] for run in found[which, precision][1:]]))  # without the warm-up
 
     beyond = {}
-    for precision in PRECISIONS:
+    for precision in precisions:
         whole = median("extract", precision)
         bounds = {"decoding alone": median("decode"), "computing alone": median("compute", precision)}
         longer = max(bounds, key=lambda name: bounds[name])

@@ -12,7 +12,7 @@ import pytest
 from children import BACKENDS, Child
 from memory import BATCH, COLUMNS, ROWS, write_features
 from sizes import sized
-from table import TARGETS, table
+from table import NO_BFLOAT16, TARGETS, table
 
 from headstart.common.machine import available_memory
 
@@ -39,6 +39,8 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_extraction(benchmark: Any, child: Child, photographs: Path, tmp_path: Path, precision: str) -> None:
+    if precision not in child.ask(do="precisions"):
+        pytest.skip(NO_BFLOAT16)
     request = {"photographs": str(photographs), "images": IMAGES, "cache": str(tmp_path), "precision": precision}
     found = benchmark.pedantic(child.ask, kwargs={"do": "extract", **request}, rounds=1)
     assert found["shape"] == [COLUMNS]
