@@ -45,7 +45,9 @@ class Setting:
         self.backend = registry.load(name)
         data = hs.data.folder(photographs)
         self.model = hs.model(MODEL, classes=data.classes)
-        self.trunks = {precision: self._extractor(precision).batch_features.trunk for precision in self.precisions()}
+        self.trunks = {
+            precision: self._extractor(precision).batch_features.trunk for precision in self.precisions()
+        }
         self.runs = 0
         self.decoded = [batch.images for batch in self._loader(data)]
         affine = self.model.preprocess.affine()

@@ -48,6 +48,13 @@ def forget_the_peak() -> None:
         RESET.write_text("5")
 
 
+def begin(backend: str) -> int:
+    """Import the framework, and tell what is held then."""
+    registry.load(backend).place("auto", "float32")
+    forget_the_peak()
+    return held("VmRSS")
+
+
 def model_of(classes: Any) -> Model:
     return hs.model("resnet50", classes=classes)
 
@@ -84,7 +91,7 @@ class Memory:
     def extract(self, photographs: str, images: int | None, cache: str, precision: str) -> dict[str, Any]:
         data = hs.data.folder(photographs)
         data = data.subset(range(min(len(data), images or len(data))))
-        base = self._begin()
+        base = begin(self.backend)
         model = model_of(data.classes)
         features = hs.extract(
             model, data, CUT, backend=self.backend, batch_size=BATCH, cache=cache, precision=precision
@@ -96,7 +103,7 @@ class Memory:
     def epochs(self, cache: str) -> dict[str, Any]:
         model = model_of(CLASSES)
         features = features_in(cache, model)
-        base = self._begin()
+        base = begin(self.backend)
         run = hs.fit(model, features, mode="cached", cut=CUT, epochs=3, batch_size=256, backend=self.backend)
         peak = held("VmHWM")
         return self._facts(
@@ -106,12 +113,6 @@ class Memory:
             where=run.settings["features"]["where"],
             losses=[record.loss for record in run.history],
         )
-
-    def _begin(self) -> int:
-        """Import the framework, and tell what is held then."""
-        registry.load(self.backend).place("auto", "float32")
-        forget_the_peak()
-        return held("VmRSS")
 
     def _facts(self, base: int, peak: int, **more: Any) -> dict[str, Any]:
         """`base`, `peak`: what was held before and at the most, in bytes."""

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from children import facts_of, serve
+from sizes import sized
 
 import headstart as hs
 from headstart.contract import registry
 
-MODEL, SIZE, BATCH, EPOCHS = "resnet18", 160, 32, 3
+MODEL, SIZE, BATCH = "resnet18", 160, 32
+UNCACHED, CACHED = sized(2, 3), sized(6, 12)
+"""epochs, of which the first, in which compilers run, does not count"""
 
 
 class Setting:
@@ -27,16 +30,18 @@ class Setting:
         data = hs.data.folder(folder)
         self.train, self.val = data.split(0.8, seed=0, by="position")
         self.model = hs.model(MODEL, classes=data.classes, size=SIZE)
-        self.common: dict[str, Any] = {"batch_size": BATCH, "backend": name, "epochs": EPOCHS}
+        self.common: dict[str, Any] = {"batch_size": BATCH, "backend": name}
 
     def plan(self) -> dict[str, Any]:
-        found = hs.plan(self.model, self.train, self.val, **self.common, cache=self.cache / "empty")
+        found = hs.plan(
+            self.model, self.train, self.val, **self.common, epochs=UNCACHED, cache=self.cache / "empty"
+        )
         return {row["cut"]: row for row in found.table()}
 
     def cached(self, cut: str) -> dict[str, float]:
         cache = self.cache / cut
-        self.common["epochs"] = 4 * EPOCHS
-        run = hs.fit(self.model, self.train, self.val, mode="cached", cut=cut, cache=cache, **self.common)
+        settings = {"cut": cut, "epochs": CACHED, "cache": cache, **self.common}
+        run = hs.fit(self.model, self.train, self.val, mode="cached", **settings)
         assert run.extraction is not None and run.extraction.extracted == len(self.train) + len(self.val)
         return {
             "extraction_seconds": run.extraction.seconds,
@@ -45,8 +50,8 @@ class Setting:
         }
 
     def uncached(self, cut: str) -> dict[str, float]:
-        self.common["epochs"] = EPOCHS
-        run = hs.fit(self.model, self.train, self.val, mode="frozen", cut=cut, **self.common)
+        settings = {"cut": cut, "epochs": UNCACHED, **self.common}
+        run = hs.fit(self.model, self.train, self.val, mode="frozen", **settings)
         return {"uncached_epoch_seconds": run.history.seconds_per_epoch().total}
 
     def facts(self) -> dict[str, Any]:

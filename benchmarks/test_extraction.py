@@ -1,5 +1,5 @@
-"""Extraction beside what people write today, batch by batch in turn: the peer, bfloat16 where the device computes in
-it, and float32. Nothing may get faster by getting wrong: the features are held to the peer's.
+"""Extraction beside what people write today, batch by batch in turn: the peer, float32, and bfloat16 where the
+device computes in it. Nothing may get faster by getting wrong: the features are held to the peer's.
 
 Of networks with layer norms in Keras nothing was asked for: HEADSTART_BENCH_FULL=1 measures them, too, and takes
 two more rounds.
