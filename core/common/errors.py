@@ -258,7 +258,7 @@ class DivergedWarning(UserWarning):
 
 class FrozenWarning(UserWarning):
     """A mode that trains everything leaves a wrapped module's trunk as it is, since its owner froze it. Or a
-    learning rate is asked for of what is not trained."""
+    learning rate, or statistics that follow the batches, are asked for of what is not trained."""
 
 
 class CheckpointError(HeadstartError):

@@ -407,7 +407,7 @@ def _child() -> int:
 def _run_modes(arguments: CompareArguments, name: str, emit: Listener) -> int:
     # in the child: its parent trains nothing, and would wait for what does
     from headstart.training.fit import fit
-    from headstart.training.rates import among
+    from headstart.training.unheeded import among
 
     try:
         model, train, val, test = prepare(arguments)

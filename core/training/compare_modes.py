@@ -14,10 +14,10 @@ from headstart.training.checks import alike, in_parts, opened
 from headstart.training.comparison import Comparison, Listener, add_run, new_comparison, start_framework
 from headstart.training.fit import fit
 from headstart.training.modes import MODES
-from headstart.training.rates import among
 from headstart.training.run_record import data_facts
 from headstart.training.settings import modes_named, options_by_mode
 from headstart.training.signatures import check_keywords, documented, with_defaults
+from headstart.training.unheeded import among
 
 if TYPE_CHECKING:
     from typing import Unpack

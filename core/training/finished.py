@@ -12,7 +12,7 @@ from headstart.data.id_set import IdSet
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.training.checks import cut_in
 from headstart.training.history import History
-from headstart.training.job import TrainingJob
+from headstart.training.job import TrainingJob, may_follow
 from headstart.training.loop import Trained
 from headstart.training.placement import Placement
 from headstart.training.rates import trained_count
@@ -72,6 +72,7 @@ def settings_record(job: TrainingJob, stages: Sequence[Stage], placement: Placem
         **_made(job),
         **({} if job.settings.solver is None else {"solver": job.settings.solver}),
         **({} if job.settings.folds is None else {"folds": job.settings.folds}),
+        **({} if may_follow(job.trained_graph) else {"batch_norm": "frozen"}),
         "batch_size": job.batch_size,
         "optimizer": {stage.name: as_dict(stage.optimizer) for stage in stepped},
         "stages": {stage.name: stage.record() for stage in stepped},

@@ -27,13 +27,14 @@ from headstart.training.folds import CrossValidated, cross_validated, one_set
 from headstart.training.job import TrainingJob, job_of
 from headstart.training.observers import EpochCallback, LogLine, Observer, Observers
 from headstart.training.profiling import Profiler
-from headstart.training.rates import warn_frozen, warn_of_scale
+from headstart.training.rates import warn_frozen
 from headstart.training.run import Run
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
 from headstart.training.solving import check_solvable
 from headstart.training.stages import train_stages
 from headstart.training.tensorboard import TensorBoard
+from headstart.training.unheeded import tell_unheeded
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -81,7 +82,7 @@ def fit(
         warn_of_copies_across(job.train, numbers)
         warn_of_single_in_folds(job.train, numbers)
     warn_frozen(job.model, job.mode)
-    warn_of_scale(job.trained_params, job.fresh, settings.lr_scale)
+    tell_unheeded(job)
     watching = tuple(_observers(job))
     say(job.train, job.val)
     if job.val is None and settings.folds is None:

@@ -63,19 +63,28 @@ class TrainingJob:
     @property
     def fresh(self) -> Collection[str]:
         """The parameters that are not pretrained."""
-        return self.model.fresh if self.mode.pretrained else self.model.params.keys()
+        return self.fresh_in(self.mode)
+
+    def fresh_in(self, mode: Mode) -> Collection[str]:
+        """The same in a mode."""
+        return self.model.fresh if mode.pretrained else self.model.params.keys()
 
     @property
     def trained_params(self) -> Collection[str]:
         """The parameters that are trained, in one stage at least."""
-        return self.trained_graph.param_shapes().keys() - self.trained_graph.buffers()
+        return trained_of(self.trained_graph)
 
     @cached_property
     def trained_graph(self) -> Graph:
         """What is trained, in one stage at least."""
-        if self.cut is None or self.mode.then_all:
+        return self.graph_in(self.mode)
+
+    def graph_in(self, mode: Mode) -> Graph:
+        """The same in a mode."""
+        if not mode.frozen or mode.then_all:
             return self.model.graph
-        return self.model.graph.after(self.cut, self.model.input_shape)
+        cut = self.cut or self.settings.cut or self.model.default_cut
+        return self.model.graph.after(cut, self.model.input_shape)
 
     @property
     def batch_size(self) -> int:
@@ -119,6 +128,19 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
     )
     _check_norms(job)
     return job
+
+
+def trained_of(graph: Graph) -> Collection[str]:
+    """The parameters that are trained where a graph is."""
+    return graph.param_shapes().keys() - graph.buffers()
+
+
+def may_follow(graph: Graph) -> bool:
+    """Whether there may be a batch norm in it: in a wrapped module wherever something is kept and not trained."""
+    natives = [node.attrs["part"] for node in graph.nodes if node.op == "native"]
+    return any(node.op == "batch_norm" for node in graph.nodes) or any(
+        part.buffers - part.volatile for part in natives
+    )
 
 
 def _check_norms(job: TrainingJob) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -85,28 +83,20 @@ def _deciding(name: str, fresh: Collection[str], table: Mapping[str, float]) -> 
     return next((module for module in inner + [PRETRAINED] * (name not in fresh) if module in table), None)
 
 
-def warn_of_scale(trained: Iterable[str], fresh: Collection[str], scale: Scale) -> None:
+def warn_of_scale(trained: Iterable[tuple[Collection[str], Collection[str]]], scale: Scale) -> None:
     """FrozenWarning for entries of `scale` that change no rate, as nothing that is trained is theirs: a module in
-    the frozen trunk, or pretrained layers where all that is trained is fresh."""
+    the frozen trunk, or pretrained layers where all that is trained is fresh. `trained`: of each training that the
+    scale goes to the parameters that are trained, and those that are fresh."""
     if scale is None:
         return
     table = _table(scale)
-    used = {_deciding(name, fresh, table) for name in trained}
+    used = {_deciding(name, fresh, table) for names, fresh in trained for name in names}
     for module in sorted(table.keys() - used):
         further = "further " if len(table) > 1 else ""
         what = f"no {further}pretrained layer" if module == PRETRAINED else "none of its parameters"
         warnings.warn(
-            f"lr_scale={scale!r} changes nothing of {module!r}: {what} is trained", FrozenWarning, stacklevel=3
+            f"lr_scale={scale!r} changes nothing of {module!r}: {what} is trained", FrozenWarning, stacklevel=4
         )
-
-
-@contextmanager
-def among(modes: Collection[Any]) -> Iterator[None]:
-    """Where options go to several modes, one that does not read `lr_scale` says nothing of it: another may."""
-    with warnings.catch_warnings():
-        if len(modes) > 1:
-            warnings.filterwarnings("ignore", "lr_scale=", FrozenWarning)
-        yield
 
 
 def kept_by_owner(graph: Graph, scratch: bool) -> frozenset[str]:

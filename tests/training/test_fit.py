@@ -681,7 +681,7 @@ def test_lenet_learns_the_digits(fit: Fit, lenet: Model) -> None:
     run = fit(lenet, train, val, mode="scratch", epochs=3, batch_size=32)
     assert run.history[-1].val_accuracy > 0.8
     assert run.history[0].loss > run.history[-1].loss
-    assert run.settings["batch_norm"] == "train"
+    assert run.settings["batch_norm"] == "frozen", "it has none"
 
 
 @pytest.mark.slow("keras", "jax")  # parity has each step of each the same

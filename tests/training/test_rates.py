@@ -4,6 +4,7 @@ makes of a parameter's rate and of an auxiliary loss is in the conformance suite
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import pytest
 
 import headstart as hs
 from headstart.common.errors import FrozenWarning, SettingError
+from headstart.common.log import handed_to
 from headstart.contract import registry
 from headstart.models import Model, googlenet
 from headstart.testing import small_data, small_model
-from headstart.training.rates import among, check_modules, rate_multiples, warn_of_scale
+from headstart.training.job import job_of
+from headstart.training.rates import check_modules, rate_multiples, warn_of_scale
+from headstart.training.settings import Settings
+from headstart.training.unheeded import among, tell_unheeded
 
 PARAMS = ("conv1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.bias", "layer1.1.conv1.weight", "fc.weight")
 
@@ -70,17 +75,73 @@ def test_an_unknown_module_suggests() -> None:
 def test_rates_that_nothing_has_are_told(scale: Any, trained: Any, said: list[str]) -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", FrozenWarning)
-        warn_of_scale(trained, {"fc.weight"}, scale)
+        warn_of_scale([(trained, {"fc.weight"})], scale)
     assert len(told) == len(said)
     for text, warning in zip(said, told, strict=True):
         assert text in str(warning.message)
 
 
-def test_a_mode_among_others_says_nothing_of_rates() -> None:
-    with among(["cached", "full"]):
-        warn_of_scale(PARAMS[4:], {"fc.weight"}, 0.1)
-    with among(["cached"]), pytest.warns(FrozenWarning):
-        warn_of_scale(PARAMS[4:], {"fc.weight"}, 0.1)
+def heard(settings: dict[str, Any], modes: Sequence[str] = ()) -> list[str]:
+    """What is said of options that are not heeded, as warnings and in the log, by trainings in these modes."""
+    lines: list[str] = []
+    with warnings.catch_warnings(record=True) as told, handed_to(lambda _level, line: lines.append(line)):
+        warnings.simplefilter("always", FrozenWarning)
+        with among(modes):
+            for mode in modes or [settings["mode"]]:
+                job = job_of(small_model(), small_data()[0], None, Settings(**{**settings, "mode": mode}))
+                tell_unheeded(job)
+    return [str(warning.message) for warning in told] + lines
+
+
+@pytest.mark.of("torch")
+@pytest.mark.parametrize(
+    ("settings", "modes", "said"),
+    [
+        ({"lr_scale": 0.1}, ["cached", "full"], []),
+        ({"lr_scale": 0.1}, ["cached", "frozen"], ["lr_scale=0.1 changes nothing of 'pretrained'"]),
+        ({"lr_scale": 0.1}, ["cached", "scratch"], ["lr_scale=0.1 changes nothing of 'pretrained'"]),
+        ({"lr_scale": 0.1, "mode": "frozen"}, [], ["lr_scale=0.1 changes nothing of 'pretrained'"]),
+        ({"lr_scale": {"layer1": 0.1}, "cut": "layer1.0"}, ["cached"], []),
+        ({"batch_norm": "train"}, ["cached"], ["batch_norm='train' changes nothing: no batch norm is trained"]),
+        ({"batch_norm": "train", "cut": "layer4.0"}, ["cached"], []),
+        ({"batch_norm": "train"}, ["cached", "full"], []),
+        ({"batch_norm": "train", "mode": "full"}, [], []),
+        (
+            {"dtype": "float32"},
+            ["full", "scratch"],
+            ["dtype='float32' changes nothing: no features are stored in"],
+        ),
+        ({"dtype": "float32"}, ["full", "cached"], []),
+        (
+            {"dtype": "bfloat16", "mode": "frozen"},
+            [],
+            ["dtype='bfloat16' changes nothing: no features are stored"],
+        ),
+        ({"dtype": "float32", "mode": "staged"}, [], []),
+        ({"mode": "full"}, [], []),
+    ],
+)
+def test_what_no_mode_heeds_is_said_once(settings: dict[str, Any], modes: list[str], said: list[str]) -> None:
+    found = heard(settings, modes)
+    assert len(found) == len(said), found
+    assert all(line.startswith(text) for line, text in zip(found, said, strict=True)), found
+
+
+@pytest.mark.of("torch")
+@pytest.mark.parametrize(("cut", "expected"), [(None, "frozen"), ("layer4.0", "train")])
+def test_a_run_records_what_was_done_with_batch_norms(cut: str | None, expected: str, tmp_path: Path) -> None:
+    train, _ = small_data(24)
+    settings: dict[str, Any] = {
+        "epochs": 1,
+        "batch_norm": "train",
+        "batch_size": 12,
+        "cache": tmp_path,
+        "cut": cut,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FrozenWarning)
+        run = hs.fit(small_model(), train, **settings, backend="torch", device="cpu")
+    assert run.settings["batch_norm"] == expected
 
 
 @pytest.mark.of("torch")  # which rate is whose is core's; what a backend makes of it, the conformance suite sees
