@@ -82,10 +82,10 @@ def extract(
     from headstart.features.trunk_keys import INPUT
 
     engine = engine_options.engine()
-    name = registry.choose(backend)
     if save is not None:
         check_outputs(save)  # now, and not after a week of extraction
         check_free(save, replace)
+    name = registry.choose(backend)
     note_random_weights(source)
     model, data = opened(source, feature_options.cuts)
     asked = feature_options.arguments()
