@@ -2,7 +2,7 @@
 anew where the names are in another order or some are missing, so that no accuracy is of shifted labels.
 
 Invariant: numbers are no names. The classes "0", "1", ... of labels to which nobody gave names are positions among
-the other side's names if both have as many, and an error otherwise.
+the other side's names if both have as many, and an error otherwise; an error, too, where they may be these names.
 """
 
 from __future__ import annotations
@@ -45,12 +45,8 @@ def aligned(data: Any, what: str, to: Classes) -> Any:
             return data  # whether there are so many classes is the model's to say
         return data.renumbered(to.names, _by_name(mine, to, used), True)
     if len(mine.names) == len(to.names):
-        if set(mine.names) != set(to.names):
-            return data.renumbered(to.names, np.arange(len(to.names)), to.named)
-        raise DataError(
-            f"{_differ(mine, to, used)}: the same numbers in another order, once as names and once as positions. "
-            f"{_mend(mine, to)}"
-        )
+        _check_one_meaning(mine, to, used)
+        return data.renumbered(to.names, np.arange(len(to.names)), to.named)
     # Names that are numbers, of folders "1" and "2", say the same as numbers do.
     place = {name: k for k, name in enumerate(to.names)}
     numbers = np.array([place.get(name, -1) for name in mine.names])
@@ -60,6 +56,18 @@ def aligned(data: Any, what: str, to: Classes) -> Any:
         f"{_differ(mine, to, used)}: numbers are no names, and there are {len(mine.names)} and {len(to.names)} of "
         f"them. {_mend(mine, to)}"
     )
+
+
+def _check_one_meaning(mine: Classes, to: Classes, used: np.ndarray) -> None:
+    """DataError where the classes that have samples could be those of their names as well as those at their
+    positions: one side has names that are numbers, such as "2" and "4", and the other numbers without names."""
+    names = [mine.names[k] for k in used.tolist()]
+    two = next(((name, to.names[k]) for k, name in zip(used, names, strict=True) if name != to.names[k]), None)
+    if two is not None and set(names) <= set(to.names):
+        raise DataError(
+            f"{_differ(mine, to, used)}: numbers, once as names and once as positions, so that {two[0]} could be "
+            f"{two[0]!r} or {two[1]!r}. {_mend(mine, to)}"
+        )
 
 
 def _check_targets(mine: Classes, to: Classes) -> None:

@@ -34,6 +34,8 @@ def labelled(labels: list[int], classes: list[str] | None) -> Dataset:
         ([0, 3], None, NUMBERS, [0, 3]),  # too many: the model's to say
         ([0, 1], ["2", "1"], NUMBERS, [2, 1]),  # folders named by numbers
         ([0, 1], None, Classes(("0", "1", "10"), True, "the model"), [0, 1]),
+        ([0, 2], None, Classes(("10", "20", "30"), True, "the model"), [0, 2]),  # 0 and 2 are none of the names
+        ([0, 2], ["1", "2", "3"], NUMBERS, [0, 2]),  # there is no 3
     ],
 )
 def test_numbered_as_there(labels: list[int], classes: list[str] | None, to: Classes, expected: list[int]) -> None:
@@ -57,7 +59,10 @@ def test_numbered_as_there(labels: list[int], classes: list[str] | None, to: Cla
         ([0, 1], None, TRAIN, "numbers are no names, and there are 2 and 3"),
         ([0, 3], None, TRAIN, "there are 4 and 3"),
         ([0, 1], ["bee", "cow"], NUMBERS, "numbers are no names"),
-        ([0, 1, 2], ["0", "2", "1"], NUMBERS, "the same numbers in another order"),
+        ([0, 1, 2], ["0", "2", "1"], NUMBERS, "so that 2 could be '2' or '1'"),
+        # folders 0, 2 and 4, and labels of which nobody knows whether they are these names or their numbers
+        ([0, 2], None, Classes(("0", "2", "4"), True, "the training data"), "so that 2 could be '2' or '4'"),
+        ([1, 0], ["2", "1", "3"], NUMBERS, "so that 2 could be '2' or '0'"),
         ([0, 1, 2, 3], None, Classes(("0", "1", "10", "2", "3"), True, "the model"), "numbers are no names"),
     ],
 )
