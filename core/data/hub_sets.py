@@ -16,7 +16,7 @@ import numpy as np
 
 from headstart.common.errors import DataError
 from headstart.common.places import reachable
-from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, Annotations, unlabelled
+from headstart.data.annotations import MULTI, PARTS, REGRESSION, Annotations, unlabelled
 from headstart.data.columns import check_task, groups_in, labels_in, weights_in
 from headstart.data.dataset import Dataset
 from headstart.data.decode import read_file
@@ -25,7 +25,7 @@ from headstart.data.frames import Frame
 from headstart.data.layouts import role_of
 from headstart.data.left_out import check_on_error
 from headstart.data.missing_labels import labelled_rows, no_label
-from headstart.data.names import check_told_apart
+from headstart.data.names import check_told_apart, class_list
 from headstart.data.place import current_folder, expanded
 from headstart.data.table import Columns, image_column, roles_of
 from headstart.data.untrained import warn_of_untrained
@@ -297,16 +297,14 @@ def _labels(
         about = Annotations(np.array(numbers, np.int64), tuple(names))
     if task not in (None, about.task):
         raise DataError(f"the labels in column {columns[0]!r} are of task {about.task!r}, and task={task!r}")
-    if classes is None:
-        return about
-    return about.only(classes)[0] if about.task != SINGLE else _in_order(about, classes, columns[0])
+    return about if classes is None else _in_order(about, class_list(classes), columns[0])
 
 
 def _in_order(about: Annotations, classes: Sequence[str], column: str) -> Annotations:
-    chosen, rows = about.only([name for name in classes if name in about.classes])
-    if len(rows) < len(about):
-        missing = [about.classes[k] for k in about.used().tolist() if about.classes[k] not in set(classes)]
-        raise DataError(f"classes= does not name {', '.join(missing[:5])} of column {column!r}")
+    """With these classes, or labels, of which some may have no sample. DataError where one that has is not among
+    them: a sample would lose its label."""
     place = {name: k for k, name in enumerate(classes)}
-    numbers = np.array([place[name] for name in chosen.classes])
-    return chosen.renumbered(tuple(classes), numbers, True)
+    numbers = np.array([place.get(name, -1) for name in about.classes])
+    if missing := [about.classes[k] for k in about.used().tolist() if numbers[k] < 0]:
+        raise DataError(f"classes= does not name {', '.join(missing[:5])} of column {column!r}")
+    return about.renumbered(classes, numbers, True)

@@ -185,6 +185,10 @@ def test_splits_of_the_hub_are_parts(tmp_path: Path) -> None:
     )
     data = hs.data.huggingface(several, label="tags")
     assert (data.task, data.labels.tolist()) == ("multi", [[1, 0, 1], [0, 0, 0]])
+    data = hs.data.huggingface(several, label="tags", classes=["cow", "owl", "ant"])
+    assert (data.classes, data.labels.tolist()) == (("cow", "owl", "ant"), [[1, 0, 1], [0, 0, 0]])
+    with pytest.raises(DataError, match="classes= does not name cow of column 'tags'"):
+        hs.data.huggingface(several, label="tags", classes=["ant", "bee"])
     with pytest.raises(DataError, match="24 of 24 rows have no label in 'label', the first: row 1, row 2, row 3"):
         hs.data.huggingface(whole.map(lambda row: {"label": -1}))
     empty = library.DatasetDict({"train": whole, "validation": whole.select([])})
