@@ -1,7 +1,8 @@
 """What a table says of its own numbers: the library `datasets` writes the names of the classes into the schema of
 the Parquet files and Arrow tables that it makes.
 
-Invariant: where a table names its numbers, they are these names, as they are from `huggingface`; -1 is no label.
+Invariant: where a table names its numbers, they are these names, as they are from `huggingface`, each of one class
+whatever it looks like ("wolf|dog", "1.5", "nan"); -1 is no label.
 """
 
 from __future__ import annotations
@@ -35,9 +36,13 @@ def _names(about: Any) -> list[str] | None:
     return _names(about["feature"]) if isinstance(about, Mapping) and "feature" in about else None
 
 
+class Named(list[Any]):
+    """A column of one class a row, by the names that the table has for its numbers; None where there is none."""
+
+
 def named(column: Sequence[Any], names: Sequence[str], name: str) -> list[Any]:
-    """The column with the names of its numbers; None for what has no label. Other values stay as they are.
-    DataError for a number that has no name."""
+    """The column with the names of its numbers, as `Named` where none is in a list; None for what has no label.
+    Other values stay as they are. DataError for a number that has no name."""
 
     def of(value: Any, row: int) -> Any:
         if isinstance(value, list):
@@ -52,4 +57,5 @@ def named(column: Sequence[Any], names: Sequence[str], name: str) -> list[Any]:
             )
         return names[value] if value >= 0 else None
 
-    return [of(value, row) for row, value in enumerate(column)]
+    values = [of(value, row) for row, value in enumerate(column)]
+    return values if any(isinstance(value, list) for value in values) else Named(values)

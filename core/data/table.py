@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import DataError, SettingError
-from headstart.data.annotations import MULTI, PARTS, Annotations
+from headstart.data.annotations import MULTI, PARTS, SINGLE, Annotations
 from headstart.data.any_files import files_for
+from headstart.data.class_labels import Named
 from headstart.data.columns import groups_in, label_lists, labels_in, parts_in, weights_in
 from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import sound
@@ -118,6 +119,8 @@ def table(
         notes = [unsaid if note.startswith("split ") else note for note in notes]
     of_label = {name: values[name] for name in roles["label"]}
     is_nothing, may_be_several = no_label(classes, of_label.values()), False
+    if len(of_label) == 1 and all(isinstance(cells, Named) for cells in of_label.values()):
+        is_nothing, task = _is_none, SINGLE if task is None else task
     if task in (None, MULTI) and len(of_label) == 1:
         ((column, cells),) = of_label.items()
         lists = without_any(cells, separator, is_nothing, task == MULTI)
@@ -254,6 +257,10 @@ def image_column(frame: Frame) -> str:
 def _says_parts(values: Column) -> bool:
     """Whether a column that nobody named says train, val and test; else it is about something else."""
     return any(role_of(text.strip()) in PARTS for text in {value for value in values if isinstance(value, str)})
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
 
 
 def _picked(column: Column, rows: Sequence[int]) -> Column:

@@ -188,6 +188,11 @@ def test_names_that_a_schema_has_for_its_numbers(root: Path) -> None:
     for feature in ([about], {"_type": "List", "feature": about}):
         data = hs.data.table(of_schema([[0, 1], [1], []], feature))
         assert (data.classes, data.labels.tolist()) == (("ant", "cow"), [[1, 1], [1, 0], [0, 0]])
+    for names in (["wolf|dog", "cat"], ["2.5", "1.5"], ["['a']", "['b']"]):  # of texts another task
+        data = hs.data.table(of_schema([0, 1, 0], {"_type": "ClassLabel", "names": names}))
+        assert (data.task, [data.classes[k] for k in data.labels]) == ("single", [names[k] for k in (0, 1, 0)])
+    with pytest.warns(DataWarning, match="a class is called 'nan'"):
+        assert len(hs.data.table(of_schema([0, 1, 0], {"_type": "ClassLabel", "names": ["nan", "cat"]}))) == 3
     for odd in ({"_type": "ClassLabel", "names": 3}, {"_type": "Value"}, 7):
         assert hs.data.table(of_schema(numbers, odd)).classes == ("0", "1", "2")
     with pytest.warns(DataWarning, match="a class is called '-1' beside 2 with numbers from 0 on"):
