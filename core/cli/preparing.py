@@ -87,7 +87,7 @@ def _saved(source: TrainingSource, folder: Path, seed: int, folds: int | None) -
 
     parts = opening.opened(
         str(folder),
-        lambda name, classes: load_features(name),
+        lambda name, like: load_features(name),
         val=source.val,
         test=source.test,
         only=source.classes(),

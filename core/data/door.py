@@ -14,8 +14,8 @@ from headstart.common.errors import SettingError
 from headstart.data.dataset import Dataset
 from headstart.data.hub_sets import huggingface
 from headstart.data.pairs import columns_line, entries_of, is_map_style, pairs_line, wrap
-from headstart.data.sources import open_data
-from headstart.data.table import table
+from headstart.data.sources import open_data, takes_columns
+from headstart.data.table import Columns, table
 
 FRAMES = {"pandas", "polars", "pyarrow"}
 PAIRS = "hs.data.arrays([image for image, _ in {0}], [label for _, label in {0}])"
@@ -27,14 +27,16 @@ def as_data_set(thing: Any, classes: Sequence[str] | None = None, task: str | No
     label) or another library's map-style set as the data set that it means; anything else as it is.
 
     `classes`: in whose order those of a path or a frame are numbered, which may lack some; None: its own. `task`:
-    of a frame, whose values alone may not tell it. Raises what opening raises.
+    of what has columns, whose values alone may not tell it. Raises what opening raises.
     """
     if isinstance(thing, str | os.PathLike):
-        return open_data(os.fspath(thing), classes=classes)
+        path = os.fspath(thing)
+        of_task = Columns(task=task) if takes_columns(path) else None
+        return open_data(path, classes=classes, columns=of_task)
     if "headstart" in _libraries(thing) or thing is None:
         return thing
     if is_hub_set(thing):
-        return huggingface(thing)
+        return huggingface(thing, task=task)
     if is_frame(thing):
         return table(thing, task=task, classes=classes)
     if _is_map_style(thing):

@@ -29,7 +29,7 @@ class Opened(NamedTuple):
 
 def opened(
     name: str,
-    open_one: Callable[[str, Sequence[str] | None], Samples],
+    open_one: Callable[[str, Samples | None], Samples],
     *,
     val: str | None = None,
     test: str | None = None,
@@ -39,12 +39,14 @@ def opened(
     split_by: str = "id",
     folds: int | None = None,
 ) -> Opened:
-    """`open_one`: from a name, and the classes to number by (None: its own), to what it names. `val`, `test`:
-    names of further data. `only`: the classes to take. `split`, `split_by`: see `Samples.split`, with `seed`.
-    `folds`: into so many the training data will be cut, so that nothing is split off for validation.
+    """`open_one`: from a name, and the data by whose classes and task it is read (None: its own), to what it
+    names. `val`, `test`: names of further data; of such that came in parts that part is taken. `only`: the classes
+    to take. `split`, `split_by`: see `Samples.split`, with `seed`. `folds`: into so many the training data will be
+    cut, so that nothing is split off for validation.
 
     Raises SettingError where a name or a share is given for what the data have themselves, and validation data
-    or a split beside folds; what `open_one`, `only` and `split` raise.
+    or a split beside folds; DataError where further data came in parts without that one; what `open_one`, `only`
+    and `split` raise.
     """
     beside = {"--val {} (val=)": val, "--split {} (split=)": split}
     beside["--split-by {} (split_by=)"] = None if split_by == "id" else split_by
@@ -55,7 +57,7 @@ def opened(
                 "out one"
             )
     whole = open_one(name, None)
-    classes, parts = whole.classes, whole.parts
+    parts = whole.parts
     train = whole.train if parts else whole
     held_out: dict[str, Any] = {}
     for part, other in (("val", val), ("test", test)):
@@ -67,8 +69,8 @@ def opened(
                 f"{name} has a part {part!r} of its own, and --{part} {other} (val=, test=) names another; "
                 "expected one of them"
             )
-        further = open_one(other, classes)
-        held_out[part] = further.parts.get(part, further) if further.parts else further
+        further = open_one(other, whole)
+        held_out[part] = getattr(further, part) if further.parts else further
     if only is not None:
         train = train.only(only)
         held_out = {part: data if data is None else data.only(only) for part, data in held_out.items()}

@@ -54,10 +54,13 @@ def check_features_in_place_of_data(settings: Settings, train: Any, val: Any) ->
 
 def opened(train: Any, val: Any) -> tuple[Any, Any]:
     """Both as data sets where they are paths, or other libraries' sets; a folder for `val` by the classes of
-    `train`, of which it may lack some."""
+    `train`, of which it may lack some, and a table by its task, which its own values may not tell."""
     train = as_data_set(train)
-    known = isinstance(train, Samples) and train.task == SINGLE and train.named_classes
-    return train, as_data_set(val, train.classes if known else None)
+    if not isinstance(train, Samples):
+        return train, as_data_set(val)
+    if train.task != SINGLE:
+        return train, as_data_set(val, task=train.task)
+    return train, as_data_set(val, train.classes if train.named_classes else None)
 
 
 def in_parts(train: Any, val: Any) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ Invariant: no framework is imported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from headstart.common.errors import DataError
@@ -14,6 +15,7 @@ from headstart.data import open_data
 from headstart.data.annotations import SINGLE
 from headstart.data.names import shown
 from headstart.data.opening import opened
+from headstart.data.samples import Samples
 from headstart.data.sources import are_photographs, takes_columns
 from headstart.data.summary import say_before
 from headstart.data.table import Columns
@@ -63,12 +65,16 @@ def model_and_data(
     SettingError and its kin, and CutError where `cut` is no legal cut of the model."""
     any_table = any(takes_columns(name) for name in (data, val, test) if name is not None)
 
-    def columns_of(name: str) -> Columns:
-        return Columns(**(columns or {})) if takes_columns(name) or not any_table else Columns()
+    def open_one(name: str, like: Samples | None) -> Samples:
+        has_columns = takes_columns(name)
+        of = Columns(**(columns or {})) if has_columns or not any_table else Columns()
+        if has_columns and of.task is None and like is not None and like.task != SINGLE:
+            of = replace(of, task=like.task)  # whole numbers, and cells of one label, do not tell it
+        return open_data(name, on_error, None if like is None else like.classes, of, truncated)
 
     parts = opened(
         data,
-        lambda name, classes: open_data(name, on_error, classes, columns_of(name), truncated),
+        open_one,
         val=val,
         test=test,
         only=only,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from PIL import Image
 import headstart as hs
 from headstart.common.errors import DataError, SettingError
 from headstart.data.opening import opened
+from headstart.training.checks import opened as both
+from headstart.training.opening import model_and_data
 
 QUICK = [
     "--model",
@@ -45,7 +48,10 @@ def tree(root: Path, **parts: str) -> Path:
 
 
 def open_at(root: Path) -> Any:
-    return lambda name, classes: hs.data.folder(root / name if name else root, classes=classes)
+    def open_one(name: str, like: Any) -> Any:
+        return hs.data.folder(root / name if name else root, classes=None if like is None else like.classes)
+
+    return open_one
 
 
 @pytest.mark.neutral
@@ -72,6 +78,12 @@ def test_what_is_trained_validated_and_tested_on(tmp_path: Path) -> None:
         opened("train", open_at(whole), val="valid", split=0.5)
     with pytest.raises(DataError, match=r"none of the classes .*: 'c'"):
         opened("valid", open_at(whole), test="test")
+    for further in ({"val": "elsewhere"}, {"test": "elsewhere"}):  # not all of it, which is not what was asked for
+        part = next(iter(further))
+        tree(tmp_path / "elsewhere", train="abc", **{"test" if part == "val" else "val": "abc"})
+        with pytest.raises(DataError, match=f"elsewhere has no part '{part}'; it came with train"):
+            opened("train", open_at(whole), **further)  # type: ignore[arg-type]
+        shutil.rmtree(tmp_path / "elsewhere")
 
 
 @pytest.mark.of("torch")  # core decides it for every backend in the same way
@@ -147,6 +159,31 @@ def test_a_table_in_the_command(tmp_path: Path, backend: str, monkeypatch: pytes
     words = ("--model", "lenet", "--weights", "none", "--size", "32", "--device", "cpu")
     done = headstart("extract", "--data", table, *columns, "--task", "multi", *words, "--save", tmp_path / "saved")
     assert done.code == 0 and hs.load_features(tmp_path / "saved").task == "multi", done.err
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    ("task", "labels", "further"),
+    [
+        ("multi", ["red;green", "red", "green", "red;green"], ["green", "red", "green", "red"]),  # never both
+        ("regression", ["1.5", "2", "0.25", "4"], ["3", "1", "2", "3"]),  # whole by chance
+    ],
+)
+def test_further_tables_are_of_the_task_of_the_first(
+    tmp_path: Path, task: str, labels: list[str], further: list[str]
+) -> None:
+    tree(tmp_path, a="a", b="b")
+    for name, cells in (("a", labels), ("b", further)):
+        rows = [f"{name}/{name}/{i}.png,{cell}" for i, cell in enumerate(cells)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["file,tags", *rows]))
+    first, second = str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
+    named = model_and_data(data=first, val=second, test=second, model="lenet", weights="none", size=32)
+    train, val = both(hs.data.table(first), second)
+    for data in (named.val, named.test, val):
+        assert (data.task, data.classes) == (task, train.classes) == (named.train.task, named.train.classes)
+        expected = [[cell == name for name in train.classes] for cell in further]
+        numbers = [[float(cell)] for cell in further] if task == "regression" else expected
+        assert data.labels.tolist() == numbers
 
 
 @pytest.mark.neutral
