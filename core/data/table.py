@@ -217,25 +217,31 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
     for role, names in (("image", IMAGE_NAMES), ("label", LABEL_NAMES), ("split", SPLIT_NAMES)):
         if role in roles or (role == "split" and not split):
             continue
-        candidates = [name for name in free if name.strip().lower().replace(" ", "_") in names.split()]
-        if not candidates and role == "label" and len(free) == 1:
+        candidates = [name for name in free if _is_called(name, names)]
+        if not candidates and role == "label" and len(free) == 1 and not _is_called(free[0], SPLIT_NAMES):
             candidates = list(free)
+        if role == "split" and len(candidates) > 1:
+            candidates = [name for name in candidates if _says_parts(frame.columns([name])[name])] or candidates
         if len(candidates) == 1:
             roles[role] = candidates if role == "label" else candidates[0]
             free.remove(candidates[0])
             guessed.append(f"{role} from the column {candidates[0]!r}")
-        elif role != "split":
+        elif role == "split":
+            if candidates:
+                which = " and ".join(map(repr, candidates))
+                guessed.append(f"{which} could be split, and none is taken (say split=, --split-column)")
+        else:
             which = f"{' and '.join(map(repr, candidates))} could be" if candidates else "none is called"
             raise DataError(
                 f"{frame.name}: which column is the {role}? {which} {'it' if candidates else 'so'}; name it: "
                 f"{role}= (--{role}), one of {', '.join(frame.names[:20])}"
             )
     if not split:
-        called = [name for name in free if name.strip().lower().replace(" ", "_") in SPLIT_NAMES.split()]
+        called = [name for name in free if _is_called(name, SPLIT_NAMES)]
         guessed += [f"{name!r} is not taken as split (the parts of a DatasetDict are)" for name in called]
     for role, names in NOT_GUESSED.items():
         if role not in roles:
-            called = [name for name in free if name.strip().lower().replace(" ", "_") in names.split()]
+            called = [name for name in free if _is_called(name, names)]
             option = "--group" if role == "group" else "--weight-column"
             guessed += [f"{name!r} is not taken as {role} (say {role}=, {option})" for name in called]
     return roles, guessed
@@ -243,7 +249,7 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
 
 def image_column(frame: Frame) -> str:
     """The only column that is called as one of images is, or the only one; DataError where no one can be meant."""
-    names = [name for name in frame.names if name.strip().lower().replace(" ", "_") in IMAGE_NAMES.split()]
+    names = [name for name in frame.names if _is_called(name, IMAGE_NAMES)]
     names = names or (list(frame.names) if len(frame.names) == 1 else [])
     if len(names) != 1:
         which = f"{' and '.join(map(repr, names))} could be it" if names else "none is called so"
@@ -252,6 +258,11 @@ def image_column(frame: Frame) -> str:
             f"{', '.join(frame.names[:20])}"
         )
     return names[0]
+
+
+def _is_called(name: str, names: str) -> bool:
+    """Whether a column has one of these names."""
+    return name.strip().lower().replace(" ", "_") in names.split()
 
 
 def _says_parts(values: Column) -> bool:

@@ -613,3 +613,20 @@ def test_columns_of_groups_and_weights_that_nobody_named_are_said(root: Path) ->
     (note,) = hs.data.table(root / "s.csv").notes
     assert note.endswith(", 'split' is not taken as split: it does not say train, val and test")
     assert hs.data.table(root / "t.csv", **columns, group="Patient ID", weight="weight").notes == ()
+
+
+@pytest.mark.neutral
+def test_of_several_columns_that_could_say_parts_one_that_does_is_taken_and_else_that_is_said(root: Path) -> None:
+    """Else what came split was split again, and nobody was told."""
+    parts, runs = ["train", "val"] * 6, ["first"] * 12
+    columns = {"file": files(), "kind": KINDS, "subset": runs, "split": parts}
+    data = hs.data.table(write(root / "t.csv", csv_of(columns)), label="kind")
+    assert {name: len(part) for name, part in data.parts.items()} == {"train": 6, "val": 6}
+    assert data.notes[0].endswith("image from the column 'file', split from the column 'split'")
+    for others in ({"subset": parts, "split": parts}, {"subset": runs, "split": runs}):
+        data = hs.data.table(write(root / "t.csv", csv_of(columns | others)), label="kind")
+        assert not data.parts
+        assert data.notes[0].endswith("'subset' and 'split' could be split, and none is taken (say split=, "
+                                      "--split-column)")  # fmt: skip
+    with pytest.raises(DataError, match="which column is the label\\? none is called so"):
+        hs.data.table(write(root / "t.csv", csv_of({"file": files(), "split": parts})))
