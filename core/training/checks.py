@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.common.errors import CutError, DataError, DataWarning, SettingError
+from headstart.common.log import LOG
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.data.classes import Classes, aligned
@@ -76,6 +77,21 @@ def in_parts(train: Any, val: Any) -> tuple[Any, Any]:
             "train=data.train with val, or data alone for its own parts"
         )
     return train.train, train.parts.get("val")
+
+
+def tested_part(data: Any) -> Any:
+    """What a run is evaluated on, of data that came in named parts: the one to test on, which is said. Anything
+    else as it is. DataError for parts without that one."""
+    if data.annotations.parts is None:
+        return data
+    if "test" not in data.parts:
+        there = list(data.parts)
+        raise DataError(
+            f"{data.name} has the parts {', '.join(there)}, and no test part; pass the one that you mean, such as "
+            f"data.{there[-1]}"
+        )
+    LOG.info("%s: its test part", data.name)
+    return data.test
 
 
 class Sets(NamedTuple):

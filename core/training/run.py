@@ -18,7 +18,7 @@ from headstart.data.copies import warn_of_seen
 from headstart.data.door import as_data_set, check_data_set
 from headstart.data.summary import say
 from headstart.features.feature_set import FeatureSet
-from headstart.training.checks import check_labels, features_at, trained_classes, warn_of_augmented
+from headstart.training.checks import check_labels, features_at, tested_part, trained_classes, warn_of_augmented
 from headstart.training.comparison import Comparison, comparison
 from headstart.training.evaluation import Evaluation
 from headstart.training.exporting.export import Exported, export
@@ -84,18 +84,21 @@ class Run(RunRecord):
         return (sigmoid if self.model.task == MULTI else softmax)(self.predict(images, **settings))
 
     def evaluate(self, data: Dataset | FeatureSet, **settings: Any) -> Evaluation:
-        """Loss, accuracy and scores on labelled samples, or on features of the trunk. `settings`: of `predict`.
+        """Loss, accuracy and scores on labelled samples, or on features of the trunk; of what came in parts, on
+        the test part. `settings`: of `predict`.
 
         Labels are compared by the names of their classes, with the model's or, where it has none, with those that
         the run was trained on. DataWarning for samples that it was trained on, exact copies. Raises DataError for
-        a class that is not among them, SettingError for what is neither data set nor features.
+        a class that is not among them and for parts without one to test on, SettingError for what is neither data
+        set nor features.
         """
         if "on_error" in settings:
             raise SettingError("on_error goes where the data are opened: hs.data.folder(path, on_error=...)")
         trained, single = trained_classes(self.model, self.data), self.model.task == SINGLE
         known = trained.names if trained.named and single else None
-        named = data = as_data_set(data, known, None if single else self.model.task)
+        data = as_data_set(data, known, None if single else self.model.task)
         check_data_set(data, "data", (Dataset, FeatureSet))
+        named = data = tested_part(data)
         if data.task != self.model.task:
             raise DataError(
                 f"the labels of {data.name!r} are of the task {data.task!r}, and the run was trained for "

@@ -264,3 +264,19 @@ def test_a_sweeps_heads_have_scores(made: Any) -> None:
     grid = {"lr": [0.001, 0.01]}
     heads = hs.sweep(run.model, train, val, grid=grid, epochs=1, backend=run.backend, device="cpu", batch_size=8)
     assert heads.best.scores["accuracy"] == pytest.approx(heads.best.history[-1].val_accuracy)
+
+
+def test_of_data_in_parts_the_test_part_is_taken(made: Any) -> None:
+    """However they come: else what was trained on is scored as well."""
+    run, _, test = made
+    files = sorted(test.rglob("*.png"))
+    columns = {"file": [str(file) for file in files], "label": [file.parent.name for file in files]}
+    parts = ["test", "train", "val", "test"] * (len(files) // 4)
+    data = hs.data.table({**columns, "split": parts})
+    expected = run.evaluate(data.test, device="cpu")
+    assert expected.samples == len(files) // 2
+    for found in (run.evaluate(data, device="cpu"), hs.evaluate(run, data, device="cpu")):
+        assert (found.samples, found.loss, found.scores) == (expected.samples, expected.loss, expected.scores)
+    without = hs.data.table({**columns, "split": ["train", "val"] * (len(files) // 2)})
+    with pytest.raises(DataError, match="has the parts train, val, and no test part; pass .* such as data.val"):
+        run.evaluate(without, device="cpu")
