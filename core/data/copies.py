@@ -1,4 +1,5 @@
-"""Warnings of equal pictures that make figures mean little: in training and validation data, or under two labels.
+"""Warnings of equal pictures that make figures mean little: in training and validation data, or under two labels;
+and of pictures of one group on both sides.
 
 Equal are pictures with one sample id, a digest of the encoded bytes; pictures that only look alike are not.
 """
@@ -14,6 +15,7 @@ import numpy as np
 from headstart.common.errors import DataWarning
 from headstart.common.text import counted, first_few, share_text
 from headstart.data.dataset import Dataset
+from headstart.data.names import shown
 from headstart.data.samples import Samples
 
 SHOWN = 3
@@ -22,8 +24,8 @@ _told: WeakSet[Samples] = WeakSet()
 
 
 def warn_of_copies(train: Samples, val: Samples | None) -> None:
-    """DataWarning for samples of `val` that are in `train`, and for samples that have more than one label; each
-    says how many, with examples. `train` and `val` must number their classes alike."""
+    """DataWarning for samples of `val` that are in `train`, or of groups that are, and for samples that have more
+    than one label; each says how many, with examples. `train` and `val` must number their classes alike."""
     first: dict[str, int] = {}  # place among the training samples, then the validation samples
     at_odds: dict[str, str] = {}
     leaked: list[str] = []
@@ -53,6 +55,8 @@ def warn_of_copies(train: Samples, val: Samples | None) -> None:
             f"{_copies(len(leaked), len(val), 'validation sample')} of training samples, so figures on "
             f"them are too good: {_few(leaked)}. Leave them out; data.split keeps copies on one side"
         )
+    if val is not None:
+        _warn_of_groups(val, "validation sample", "training samples", train)
     if at_odds:
         _warn(
             f"{len(at_odds)} {'picture has' if len(at_odds) == 1 else 'pictures have'} more than one label, which "
@@ -79,7 +83,7 @@ def warn_of_copies_across(data: Samples, folds: np.ndarray) -> None:
 
 def warn_of_test_copies(test: Samples, *seen: Samples | None) -> None:
     """A DataWarning, with number and examples, for samples of `test` that are among those seen in training or
-    validation."""
+    validation, and one for those of their groups."""
     mark_told(test)
     first = {id: (data, i) for data in seen if data is not None for i, id in enumerate(data.ids)}
     leaked = [f"{_name(test, i)} is {_name(*first[id])}" if id in first else "" for i, id in enumerate(test.ids)]
@@ -88,6 +92,26 @@ def warn_of_test_copies(test: Samples, *seen: Samples | None) -> None:
         _warn(
             f"{_copies(len(examples), len(test), 'test sample')} of training or validation samples, so "
             f"figures on them are too good: {_few(examples)}. Leave them out"
+        )
+    _warn_of_groups(test, "test sample", "training or validation samples", *seen)
+
+
+def _warn_of_groups(data: Samples, noun: str, others: str, *seen: Samples | None) -> None:
+    """A DataWarning for samples, other than copies, of groups that the data `seen` have samples of, too: the parts
+    in which data came may cut them, as no split of ours does. `noun`, `others`: what to call these samples."""
+    with_groups = [other for other in seen if other is not None and other.groups is not None]
+    if data.groups is None or not with_groups:
+        return
+    groups = {name for other in with_groups for name in other.groups or ()}
+    ids = {id for other in with_groups for id in other.ids}
+    cut = [name for name, id in zip(data.groups, data.ids, strict=True) if name in groups and id not in ids]
+    if cut:
+        are = "is of a group" if len(cut) == 1 else "are of groups"
+        names = first_few([*map(shown, dict.fromkeys(cut))], SHOWN)
+        _warn(
+            f"{len(cut):,} of {counted(len(data), noun)} {are} that {others} are of as well ({names}), so figures "
+            "on them are too good. Have each group in one part; data.split cuts none",
+            stacklevel=5,
         )
 
 
@@ -122,8 +146,8 @@ def warn_of_parts(data: Samples) -> None:
         warn_of_test_copies(parts["test"], parts.get("train"), parts.get("val"))
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, DataWarning, stacklevel=4)
+def _warn(text: str, stacklevel: int = 4) -> None:
+    warnings.warn(text, DataWarning, stacklevel=stacklevel)
 
 
 def _name(data: Samples, index: int) -> str:

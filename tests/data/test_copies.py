@@ -92,3 +92,28 @@ def test_what_was_said_of_test_data_is_not_said_again() -> None:
         warn_of_test_copies(test, of([1, 2], [0, 1]))
     warn_of_seen(test, 1)
     warn_of_seen(of([1, 7], [0, 1]), 0)
+
+
+def test_of_one_group_on_both_sides(tmp_path: Path) -> None:
+    """As a table may say it that has a column of parts and one of patients."""
+    rows = ["file,label,split,who"]
+    for i, (part, who) in enumerate(zip(["train"] * 4 + ["val"] * 4 + ["test"] * 4, "aabbbccdadee", strict=True)):
+        Image.fromarray(np.full((3, 3, 3), 10 * i, np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{'ant' if i % 2 else 'bee'},{part},{who}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    data = hs.data.table(tmp_path / "t.csv", group="who")
+    for kind in (lambda data: data, features):
+        with pytest.warns(DataWarning) as said:
+            warn_of_parts(kind(data))
+        assert [str(warning.message).partition(", so")[0] for warning in said] == [
+            "1 of 4 validation samples is of a group that training samples are of as well ('b')",
+            "2 of 4 test samples are of groups that training or validation samples are of as well ('a', 'd')",
+        ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_copies(*data.train.split(0.5))
+        without = hs.data.table(tmp_path / "t.csv")
+        warn_of_parts(without)
+    with pytest.warns(DataWarning, match="exact copies") as said:
+        warn_of_copies(data.train, data.train)  # of which that is said already
+    assert len(said) == 1
