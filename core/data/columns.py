@@ -19,6 +19,7 @@ from headstart.common.errors import DataError, DataWarning, UnknownNameError
 from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, TASKS, Annotations
 from headstart.data.label_texts import (
     WITH_POINT,
+    check_separator,
     cut,
     first_comma,
     refuse_decimal_commas,
@@ -36,6 +37,7 @@ OWN_LABELS = 20  # rows of which nearly each has a label of its own: that is a c
 NEARLY = 0.9
 TRUTHS = {"True": 1, "False": 0, "TRUE": 1, "FALSE": 0, "true": 1, "false": 0}  # of pandas, spreadsheets, JSON
 SHOWN = 3
+ROUNDED = 0.01
 LARGEST_WEIGHT = float(np.finfo(np.float32).max)
 SCALARS = frozenset({"text", "whole", "number", "truth"})
 """of `_kind`, what a label may be"""
@@ -74,6 +76,9 @@ def labels_in(
 ) -> Annotations:
     """Labels from one column or several, name -> values, of which none is missing."""
     check_task(task)
+    if separator is not None:
+        check_separator(separator, task, len(columns))
+        task = MULTI  # also where no cell happens to have several
     names = None if classes is None else class_list(classes)
     if len(columns) > 1:
         return _of_several(columns, task, names, place)
@@ -105,7 +110,7 @@ def labels_in(
     if task == REGRESSION or (task is None and kinds & {"number"} and not _are_classes(texts, names)):
         return _regression([(column, np.array(list(map(_float, values))))], task, names, place)
     if task == MULTI:
-        return _of_lists([[str(value)] for value in values], column, task, names, place)
+        return _of_lists([[text] for text in texts], column, task, names, place)
     return _single(texts, column, task, names, place)
 
 
@@ -136,7 +141,10 @@ def label_lists(values: Sequence[Any], separator: str | None, several: bool = Tr
     kinds = {_kind(value) for value in values}
     if kinds == {"text"}:
         return cut([str(value).strip() for value in values], separator, several)
-    return [[str(value)] for value in values] if several and kinds <= {"whole", "truth"} else None
+    if not several or not kinds <= {"whole", "truth", "number"}:
+        return None
+    wholes = [_whole(value) for value in values]  # a frame with gaps has 3.0 for a 3
+    return [[str(value)] for value in wholes] if all(_kind(value) != "number" for value in wholes) else None
 
 
 def _kind(value: Any) -> str:
@@ -408,7 +416,23 @@ def _regression(
         targets = values[:, chosen].astype(np.float32)
     if not np.isfinite(targets).all():
         raise DataError(f"the targets in column {columns[0][0]!r} are too large for 32 bits")
+    _warn_of_rounding(values[:, chosen], targets, [columns[k][0] for k in chosen])
     return Annotations(targets, tuple(columns[k][0] for k in chosen), REGRESSION)
+
+
+def _warn_of_rounding(values: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> None:
+    """DataWarning for targets that 32 bits round by more than `ROUNDED` of what they vary by, such as seconds
+    since 1970. `values`, `targets`: float64 and float32 `(n, d)`."""
+    off, deviation = np.abs(values - targets).max(0), values.std(0)
+    if (lost := np.flatnonzero(off > ROUNDED * deviation)).size and deviation[lost[0]]:
+        k = int(lost[0])
+        warnings.warn(
+            f"the targets in column {names[k]!r} reach to {np.abs(values[:, k]).max():.6g} and deviate by "
+            f"{deviation[k]:.3g}, and 32 bits, in which they are kept, round them by up to {off[k]:.3g}: take off "
+            "what they have in common",
+            DataWarning,
+            stacklevel=6,
+        )
 
 
 # --- the other columns

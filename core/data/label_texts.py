@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 
 from headstart.common.errors import DataError, DataWarning, SettingError
+from headstart.data.annotations import MULTI
 from headstart.data.names import shown
 
 SEPARATORS = ";|"
@@ -21,6 +22,21 @@ WITH_POINT = (
 )
 COMMA = re.compile(r"[+-]?(?:(?:\d+|\d{1,3}(?:\.\d{3})+),\d+|\d{1,3}(?:,\d{3})+\.\d+)")
 """a number with a comma: 1,5 and 1.234,5 as much of Europe writes them, 1,234.5 as others do"""
+
+
+def check_separator(separator: str, task: str | None, columns: int) -> None:
+    """SettingError for what somebody says stands between labels where there are not several in a cell: another
+    `task`, or several `columns` of labels."""
+    if task not in (None, MULTI):
+        raise SettingError(
+            f"separator={separator!r} with task={task!r}: it stands between several labels, of task {MULTI!r}; "
+            "leave out one of them"
+        )
+    if columns > 1:
+        raise SettingError(
+            f"separator={separator!r} with {columns} columns of labels: it stands between the labels in one; "
+            "leave it out, or name that one"
+        )
 
 
 def cut(texts: Sequence[str], separator: str | None, several: bool) -> list[list[str]] | None:

@@ -25,6 +25,7 @@ from headstart.data.image_cells import files_of, files_there, holds_bytes, rows_
 from headstart.data.layouts import role_of
 from headstart.data.left_out import check_on_error
 from headstart.data.missing_labels import labelled_rows, no_label, without_any
+from headstart.data.names import twice
 from headstart.data.place import place_of, stem_of
 from headstart.data.repeated_rows import joined, once
 from headstart.data.untrained import warn_of_untrained
@@ -208,6 +209,8 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
     if asked.label is not None:
         labels = [asked.label] if isinstance(asked.label, str | int) else list(asked.label)
         roles["label"] = [frame.require(name, "label") for name in labels]
+        if repeated := twice(roles["label"]):
+            raise SettingError(f"label= names the column {repeated[0]!r} twice; expected each once")
     every = [(role, name) for role, of in roles.items() for name in ([of] if isinstance(of, str) else of)]
     taken: dict[str, str] = {}
     for role, name in every:

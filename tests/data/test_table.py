@@ -390,6 +390,11 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a pointer": ("version https://git-lfs.github.com/spec/v1\n", {}, "git lfs pull"),
     "a spreadsheet": ("PK\x03\x04\0\0", {}, "a ZIP archive .*: export it as CSV"),
     "no separator": (TWO, {"separator": " "}, "separator is ' '"),
+    "a separator of one label": (TWO, {"separator": ";", "task": "single"}, "stands between several labels, of "
+    "task 'multi'"),
+    "a separator of columns": ("file,a,b\nant/ant0.png,1,0\n", {"label": ["a", "b"], "separator": ";"}, "with 2 "
+    "columns of labels: it stands between the labels in one"),
+    "a column twice": (TWO, {"label": ["label", "label"]}, "label= names the column 'label' twice"),
     "another task": ("file,y\nant/ant0.png,.5\n", {"label": "y", "classes": ["a", "b"]}, "labels of another task"),
     "ids as labels": (csv_of({"file": files() * 2, "id": list(range(24))}), {"label": "id"}, "a label of its own"),
     "nearly ids": (csv_of({"file": files() * 2, "id": [0, *range(23)]}), {"label": "id"}, "nearly each of the"),
@@ -630,3 +635,24 @@ def test_of_several_columns_that_could_say_parts_one_that_does_is_taken_and_else
                                       "--split-column)")  # fmt: skip
     with pytest.raises(DataError, match="which column is the label\\? none is called so"):
         hs.data.table(write(root / "t.csv", csv_of({"file": files(), "split": parts})))
+
+
+@pytest.mark.neutral
+def test_numbers_may_be_one_of_several_labels(root: Path) -> None:
+    """Where somebody says what stands between labels, also if no cell has two; a frame with gaps has floats."""
+    images = {"image": picture_bytes(root)[:3]}
+    for labels in (["1", "2", "1"], [1, 2, 1], [1.0, 2.0, 1.0]):
+        data = hs.data.table({**images, "label": labels}, separator=";")
+        assert (data.task, data.classes) == ("multi", ("1", "2"))
+        assert data.labels.tolist() == [[1, 0], [0, 1], [1, 0]]
+    data = hs.data.table({**images, "label": [1.0, float("nan"), 2.0]}, task="multi")
+    assert (data.classes, data.labels.tolist()) == (("1", "2"), [[1, 0], [0, 0], [0, 1]])
+
+
+@pytest.mark.neutral
+def test_targets_that_32_bits_round_away_are_said(root: Path) -> None:
+    seconds = [1_700_000_000.0 + 10 * i for i in range(12)]  # 32 bits have multiples of 128 there
+    with pytest.warns(DataWarning, match=r"column 'y' reach to 1.7e\+09 and deviate by 34.5, and 32 bits"):
+        of(root, y=seconds, task="regression")
+    for fine in ([1e9 * i for i in range(12)], [1990 + i for i in range(12)], [0.1 * i for i in range(12)]):
+        assert of(root, y=fine, task="regression").task == "regression"
