@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.common.errors import DataError
-from headstart.data.annotations import REGRESSION
+from headstart.data.annotations import REGRESSION, SINGLE
 
 SHOWN = 5
 NAME_THEM = "hs.data.arrays(x, y, classes=[...])"
@@ -42,7 +42,7 @@ def aligned(data: Any, what: str, to: Classes) -> Any:
         _check_targets(mine, to)
     if mine.named == to.named:
         if not mine.named:
-            return data  # whether there are so many classes is the model's to say
+            return _as_many(data, to, used)
         return data.renumbered(to.names, _by_name(mine, to, used), True)
     if len(mine.names) == len(to.names):
         _check_one_meaning(mine, to, used)
@@ -56,6 +56,16 @@ def aligned(data: Any, what: str, to: Classes) -> Any:
         f"{_differ(mine, to, used)}: numbers are no names, and there are {len(mine.names)} and {len(to.names)} of "
         f"them. {_mend(mine, to)}"
     )
+
+
+def _as_many(data: Any, to: Classes, used: np.ndarray) -> Any:
+    """With as many classes as `to` has, of which the last ones may have no sample. Itself where there are more:
+    whether there may be is the model's to say."""
+    if data.task != SINGLE or used.max() >= len(to.names):
+        return data
+    numbers = np.arange(len(data.classes))
+    numbers[len(to.names) :] = -1
+    return data.renumbered(to.names, numbers, False)
 
 
 def _check_one_meaning(mine: Classes, to: Classes, used: np.ndarray) -> None:

@@ -179,7 +179,8 @@ class Samples(ABC):
 
         A sample's fold is a digest of its id and `seed`, or of its group's name, so it stays where the data grow;
         folds are therefore only about of one size. No `val` is empty, and a class of two different samples (or
-        groups) or more is never in one fold alone; for that a small class may give one away.
+        groups) or more is never in one fold alone, of several labels where that can be had; for that a small class
+        may give one away.
 
         Raises SettingError for arguments, DataError where there are fewer different samples (or groups) than
         folds, and for data that came in parts already.

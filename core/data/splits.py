@@ -35,6 +35,9 @@ MAX_FOLDS = 1000
 SURPRISING = 6
 """standard deviations by which the share of a fair draw is never off"""
 
+SPREADINGS = 10
+"""times that classes which are in one fold alone are looked for; of one class a sample the first mends all"""
+
 LOPSIDED = 2
 """times more samples in the second part than asked for, or fewer, that are said of data in groups"""
 
@@ -115,10 +118,7 @@ def folds_of(
         )
     draw = np.array([_uniform(f"folds {seed} {key}") for key in keys.names])
     fold = (draw * k).astype(np.int64)
-    for members in keys.strata:  # else the class would have no sample to train on where that fold is held out
-        if len(members) > 1 and len(set(fold[members].tolist())) == 1:
-            moved = members[draw[members].argmin()]
-            fold[moved] = (fold[moved] + 1) % k
+    _spread(keys, draw, fold, k)
     while (empty := np.setdiff1d(np.arange(k), fold)).size:
         fullest = int(np.bincount(fold, minlength=k).argmax())
         fold[min(np.flatnonzero(fold == fullest), key=lambda key: draw[key])] = empty[0]
@@ -126,6 +126,38 @@ def folds_of(
         _warn_of_large_groups(keys, k, name)
     of_sample = fold[keys.of_sample]
     return [np.flatnonzero(of_sample == number) for number in range(k)]
+
+
+def _spread(keys: _Keys, draw: NDArray[np.float64], fold: NDArray[np.int64], k: int) -> None:
+    """Move keys of classes that are in one fold alone: such a class would have no sample to train on where that
+    fold is held out. Of several labels, and of groups, one key is in several classes, so what helps one may leave
+    another alone: a move that leaves none is taken, if there is one."""
+    classes_of: dict[int, list[NDArray[np.int64]]] = {}
+    if sum(map(len, keys.strata)) > len(draw):
+        for members in keys.strata:
+            for key in members.tolist():
+                classes_of.setdefault(key, []).append(members)
+
+    def alone(members: NDArray[np.int64]) -> bool:
+        return len(members) > 1 and len(set(fold[members].tolist())) == 1
+
+    def moved(key: int, to: int) -> bool:
+        """Whether no class is alone after that; the key stays where one is."""
+        before, fold[key] = fold[key], to
+        if any(map(alone, classes_of.get(key, ()))):
+            fold[key] = before
+            return False
+        return True
+
+    for _ in range(SPREADINGS):
+        lonely = [members for members in keys.strata if alone(members)]
+        for members in filter(alone, lonely):
+            by_draw, here = members[np.argsort(draw[members], kind="stable")].tolist(), int(fold[members[0]])
+            moves = ((key, (here + step) % k) for key in by_draw for step in range(1, k))
+            if not any(moved(key, to) for key, to in moves):
+                fold[by_draw[0]] = (here + 1) % k
+        if not lonely:
+            break
 
 
 def _warn_of_large_groups(keys: _Keys, k: int, name: str) -> None:

@@ -142,13 +142,14 @@ def warn_of_augmented(data: Any, what: str) -> None:
 
 def alike(model: Model, train: Any, val: Any) -> tuple[Any, Any]:
     """Both with their labels numbered as the model's classes are: by name where the model's were named, else as
-    the training data have them. DataError where the classes differ, and where the labels are of another task."""
+    the training data have them; where nothing has names, with as many classes. DataError where the classes differ, and where the labels are of another task."""
     if val is not None and val.task != train.task:
         raise DataError(
             f"the labels of the training data are of the task {train.task!r}, those of the validation data "
             f"{val.task!r}; expected the same of both"
         )
-    train = aligned(train, "the training data", _of_model(model)) if model.named_classes else train
+    if model.named_classes or (train.task == SINGLE and not train.named_classes):
+        train = aligned(train, "the training data", _of_model(model))
     return train, None if val is None else aligned(val, "the validation data", reference(model, train))
 
 

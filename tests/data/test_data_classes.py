@@ -32,6 +32,7 @@ def labelled(labels: list[int], classes: list[str] | None) -> Dataset:
         ([0, 1, 2], None, TRAIN, [0, 1, 2]),  # numbers of as many classes are positions
         ([1, 2], ["ant", "bee", "cow"], NUMBERS, [1, 2]),
         ([0, 3], None, NUMBERS, [0, 3]),  # too many: the model's to say
+        ([0, 1], None, NUMBERS, [0, 1]),  # the last one lacks
         ([0, 1], ["2", "1"], NUMBERS, [2, 1]),  # folders named by numbers
         ([0, 1], None, Classes(("0", "1", "10"), True, "the model"), [0, 1]),
         ([0, 2], None, Classes(("10", "20", "30"), True, "the model"), [0, 2]),  # 0 and 2 are none of the names

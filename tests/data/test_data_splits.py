@@ -127,3 +127,16 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     train, val = data.split(0.5)
     assert (*train.ids, *val.ids) and data.split(0.5, seed=1)
     assert len(read) == 12
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_each_of_several_labels_is_in_two_folds(seed: int) -> None:
+    """A sample is moved for one of its labels, and none of its others is left alone by that: each label has a
+    sample and the one before it."""
+    n, k = 24, 4
+    labels = np.zeros((n, n), np.uint8)
+    for label in range(n):
+        labels[[label, label - 1], label] = 1
+    data = hs.data.arrays([sample.image for sample in drawn(list(range(n)))], labels, task="multi")
+    fold = data.fold_numbers(k, seed)
+    assert all(fold[label] != fold[label - 1] for label in range(n))
