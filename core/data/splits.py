@@ -195,6 +195,8 @@ class _Keys:
 
 
 def _by_key(keys: _Keys, fraction: float, seed: int, name: str, earlier: int) -> NDArray[np.bool_]:
+    if not keys.names:
+        return np.zeros(0, bool)  # which cannot be split, as the caller says
     draw = np.array([_uniform(f"split {seed} {earlier} {key}") for key in keys.names])
     first = draw < fraction
     expected = len(draw) * fraction

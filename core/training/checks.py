@@ -14,7 +14,7 @@ from headstart.common.errors import CutError, DataError, DataWarning, SettingErr
 from headstart.common.log import LOG
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
-from headstart.data.classes import Classes, aligned
+from headstart.data.classes import Classes, aligned, few
 from headstart.data.door import as_data_set, check_data_set
 from headstart.data.names import normal
 from headstart.data.samples import Samples
@@ -150,6 +150,11 @@ def alike(model: Model, train: Any, val: Any) -> tuple[Any, Any]:
         )
     if model.named_classes or (train.task == SINGLE and not train.named_classes):
         train = aligned(train, "the training data", _of_model(model))
+    elif train.task == SINGLE and len(train) and len(train.classes) < len(model.classes):
+        raise DataError(
+            f"the training data have the classes {few(train.classes)}, and {model.name} {len(model.classes)} outputs "
+            "without names: which are those of the others? Make the model with classes=data.classes"
+        )
     return train, None if val is None else aligned(val, "the validation data", reference(model, train))
 
 

@@ -140,3 +140,11 @@ def test_each_of_several_labels_is_in_two_folds(seed: int) -> None:
     data = hs.data.arrays([sample.image for sample in drawn(list(range(n)))], labels, task="multi")
     fold = data.fold_numbers(k, seed)
     assert all(fold[label] != fold[label - 1] for label in range(n))
+
+
+def test_nothing_cannot_be_split_with_groups_or_without() -> None:
+    data = drawn([0, 1, 2])
+    grouped = hs.data.arrays([sample.image for sample in data], [0, 1, 0], groups=["a", "b", "c"])
+    for whole in (data, grouped):
+        with pytest.raises(DataError, match="cannot be split: none of its 0 samples"):
+            whole.subset([]).split(0.5)
