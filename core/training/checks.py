@@ -142,7 +142,8 @@ def warn_of_augmented(data: Any, what: str) -> None:
 
 def alike(model: Model, train: Any, val: Any) -> tuple[Any, Any]:
     """Both with their labels numbered as the model's classes are: by name where the model's were named, else as
-    the training data have them; where nothing has names, with as many classes. DataError where the classes differ, and where the labels are of another task."""
+    the training data have them; where nothing has names, with as many classes. DataError where the classes differ,
+    and where the labels are of another task."""
     if val is not None and val.task != train.task:
         raise DataError(
             f"the labels of the training data are of the task {train.task!r}, those of the validation data "
@@ -152,8 +153,8 @@ def alike(model: Model, train: Any, val: Any) -> tuple[Any, Any]:
         train = aligned(train, "the training data", _of_model(model))
     elif train.task == SINGLE and len(train) and len(train.classes) < len(model.classes):
         raise DataError(
-            f"the training data have the classes {few(train.classes)}, and {model.name} {len(model.classes)} outputs "
-            "without names: which are those of the others? Make the model with classes=data.classes"
+            f"the training data have the classes {few(train.classes)}, and {model.name} {len(model.classes)} "
+            "outputs without names: of what are the others? Make the model with classes=data.classes"
         )
     return train, None if val is None else aligned(val, "the validation data", reference(model, train))
 

@@ -11,6 +11,7 @@ import headstart as hs
 from headstart.common.errors import DataError
 from headstart.data import Dataset
 from headstart.data.classes import Classes, aligned
+from headstart.training.checks import alike
 
 pytestmark = pytest.mark.neutral
 
@@ -79,3 +80,13 @@ def test_some_classes_of_a_set_are_numbered_by_name_too() -> None:
     assert found.labels.tolist() == [1, 2, 1]
     assert found.only(["cow"]).ids == some.only(["cow"]).ids
     assert [part.classes for part in found.split(0.5)] == [TRAIN.names] * 2
+
+
+def test_data_without_names_have_as_many_classes_as_the_model() -> None:
+    """Whichever of the last ones have no sample, in training or validation: scores have a row for each."""
+    model = hs.model("lenet", classes=3, size=32)
+    train, val = alike(model, labelled([0, 1, 1], None), labelled([0, 0], None))
+    for data, labels in ((train, [0, 1, 1]), (val, [0, 0])):
+        assert (data.classes, data.named_classes, data.labels.tolist()) == (model.classes, False, labels)
+    with pytest.raises(DataError, match=r"classes \[ant, bee\], and lenet 3 outputs without names: of what are"):
+        alike(model, labelled([0, 1], ["ant", "bee"]), None)

@@ -278,5 +278,5 @@ def test_of_data_in_parts_the_test_part_is_taken(made: Any) -> None:
     for found in (run.evaluate(data, device="cpu"), hs.evaluate(run, data, device="cpu")):
         assert (found.samples, found.loss, found.scores) == (expected.samples, expected.loss, expected.scores)
     without = hs.data.table({**columns, "split": ["train", "val"] * (len(files) // 2)})
-    with pytest.raises(DataError, match="has the parts train, val, and no test part; pass .* such as data.val"):
+    with pytest.raises(DataError, match=r"has the parts train, val, and no test part; pass .* such as data\.val"):
         run.evaluate(without, device="cpu")
