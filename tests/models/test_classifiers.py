@@ -106,6 +106,7 @@ def test_what_is_replaced(kind: str, tmp_path: Path) -> None:
         hs.model("lenet", weights=path, classes=3)
 
 
+@pytest.mark.slow("keras", "jax")  # core guesses; the suite trains whatever graph there is
 def test_it_is_trained_from_a_guess(kind: str, backend: str, tmp_path: Path) -> None:
     """The first loss is about that of a uniform guess; drawn as a convolution, a classifier of many channels would
     be sure of something."""

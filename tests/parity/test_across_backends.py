@@ -106,6 +106,7 @@ class TestWholeNetworks:
         assert relative_error(run.predict(data[1].subset(range(6))), expected) < 1e-4
 
 
+@pytest.mark.slow  # the suite holds statistics to a naive reference in each, whole networks are below
 def test_losses_agree_where_statistics_are_trained(tmp_path) -> None:
     """On noise, with a block in each layer, and with plain gradient descent. The digits are flat in most places,
     so that in training mode many activations lie within rounding of a rectifier's corner, and each framework's

@@ -71,8 +71,8 @@ def test_what_is_the_users_own_is_in_no_keras_file(tmp_path: Path) -> None:
     "name",
     [
         "alexnet",
-        "efficientnet",
-        # test_framework_files has a transformer
+        # test_framework_files has a transformer, and core's own networks
+        pytest.param("efficientnet", marks=pytest.mark.slow),
         pytest.param("clip", marks=pytest.mark.slow),
         pytest.param("dinov2", marks=pytest.mark.slow),
     ],

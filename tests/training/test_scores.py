@@ -26,7 +26,7 @@ from headstart.training.scores.resampling import interval, paired_difference, ra
 from headstart.training.scores.single import _rows
 
 pytestmark = pytest.mark.neutral
-CASES = 200
+CASES = 100
 RANDOM = "rng" if [int(part) for part in version("scipy").split(".")[:2]] >= [1, 15] else "random_state"
 """what SciPy calls it"""
 PRF = ("precision", "recall", "f1")
