@@ -10,9 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.cli.options import COLUMNS, DataSource, Source, TrainingSource, head_of, names_in, values_of
+from headstart.cli.options import (
+    COLUMNS,
+    TRAINING_SOURCE,
+    DataSource,
+    Source,
+    TrainingSource,
+    head_of,
+    names_in,
+    values_of,
+)
 from headstart.cli.streams import quietly
-from headstart.common.errors import DeviceWarning
+from headstart.common.errors import DeviceWarning, SettingError
 from headstart.common.log import LOG
 
 if TYPE_CHECKING:
@@ -20,6 +29,9 @@ if TYPE_CHECKING:
     from headstart.features.feature_set import FeatureSet
     from headstart.models import Model
     from headstart.training.opening import Prepared
+
+OF_IMAGES = ("data", "on_error", "truncated", *COLUMNS)
+"""options of data that saved features do not read"""
 
 
 def note_random_weights(source: Source) -> None:
@@ -85,6 +97,12 @@ def _saved(source: TrainingSource, folder: Path, seed: int, folds: int | None) -
     from headstart.models.weights import weights_for
     from headstart.training.opening import Prepared
 
+    if named := [name for name in OF_IMAGES if getattr(source, name) != getattr(TRAINING_SOURCE, name)]:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in named)
+        raise SettingError(
+            f"{flags} with --features {folder}: said of images, which are not read; features have their labels, "
+            "groups and weights with them. Leave out one of the two"
+        )
     parts = opening.opened(
         str(folder),
         lambda name, like: load_features(name),

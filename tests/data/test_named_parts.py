@@ -131,6 +131,11 @@ def test_the_command(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPat
     assert hs.load_features(saved).train.classes == ("c", "a")
     done = headstart("fit", "--features", saved, *QUICK)
     assert done.code == 0 and "8 test samples" in done.out, done.err
+    for words in (("--data", root), ("--task", "multi"), ("--on-error", "skip", "--weight-column", "w")):
+        done = headstart("fit", "--features", saved, *QUICK, *words)
+        flags = ", ".join(word for word in words if str(word).startswith("--"))
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done
+        assert f"{flags} with --features {saved}: said of images, which are not read" in done.err
 
 
 @pytest.mark.of("torch")  # core decides it for every backend in the same way
