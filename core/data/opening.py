@@ -85,11 +85,13 @@ def opened(
             )
         return Opened(train, None, held_out["test"])
     if held_out["val"] is not None:
-        if split is not None:
-            raise SettingError(
-                f"split is {split:g}, and there is nothing to hold out: validation data "
-                f"{'came with ' + name if val is None else 'are ' + val}; leave out --split (split=)"
-            )
+        for option, value, said in (("split", split, split is not None), ("split_by", split_by, split_by != "id")):
+            if said:
+                raise SettingError(
+                    f"{option} is {value}, and there is nothing to hold out: validation data "
+                    f"{'came with ' + name if val is None else 'are ' + val}; leave out "
+                    f"--{option.replace('_', '-')} ({option}=)"
+                )
         return Opened(train, held_out["val"], held_out["test"])
     first, second = train.split(SHARE if split is None else split, seed, split_by)
     return Opened(first, second, held_out["test"])

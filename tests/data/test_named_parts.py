@@ -74,8 +74,11 @@ def test_what_is_trained_validated_and_tested_on(tmp_path: Path) -> None:
     ):
         with pytest.raises(SettingError, match=reason):
             opened("", open_at(whole), **arguments)  # type: ignore[arg-type]
-    with pytest.raises(SettingError, match="validation data are valid"):
-        opened("train", open_at(whole), val="valid", split=0.5)
+    for how in ({"split": 0.5}, {"split_by": "position"}):
+        with pytest.raises(
+            SettingError, match=f"{next(iter(how))} is .* validation data are valid; leave out --split"
+        ):
+            opened("train", open_at(whole), val="valid", **how)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"none of the classes .*: 'c'"):
         opened("valid", open_at(whole), test="test")
     for further in ({"val": "elsewhere"}, {"test": "elsewhere"}):  # not all of it, which is not what was asked for
