@@ -223,3 +223,43 @@ class Outer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.inner(x)
+
+
+class Listed(nn.Module):
+    """The same of one in a list, or in a dict in it."""
+
+    inner: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        (inner,) = self.inner
+        return inner(x) if isinstance(inner, nn.Module) else inner["norm"](x)
+
+
+class Tied(nnx.Module):
+    """It moves a statistic and drops, and cannot be run by itself: it counts its calls in what is around it."""
+
+    def __init__(self) -> None:
+        self.mean, self.drop = nnx.BatchStat(jnp.full(6, 0.3)), nnx.Dropout(0.9, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: jax.Array, counts: Any, train: bool = False) -> jax.Array:
+        if train:
+            counts.called()
+            self.mean[...] = x.mean(0)
+        return self.drop(x - self.mean[...], deterministic=not train)
+
+
+class Counting(nnx.Module):
+    def __init__(self) -> None:
+        self.tied, self.count = Tied(), nnx.Variable(jnp.zeros(()))
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return self.tied(x, Counter(self.count), train)
+
+
+class Counter:
+    def __init__(self, count: Any) -> None:
+        self.count = count
+
+    def called(self) -> None:
+        self.count[...] = self.count[...] + 1

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax import linen, nnx
+from flax.core import FrozenDict
 
 INFERENCE = {
     "train": False,
@@ -57,8 +58,9 @@ def switch_alone(module: nnx.Module, learns: bool) -> None:
 
 
 def switched(module: linen.Module, learns: bool, known: dict[int, linen.Module] | None = None) -> linen.Module:
-    """The module, and those that it was made with, told by their settings. What a call can be told, and its owner
-    has said in a setting, stays as it is, as flax's own layers have it. `known`: what was met, by identity."""
+    """The module, and those that it was made with, in lists and dicts, too, told by their settings. What a call
+    can be told, and its owner has said in a setting, stays as it is, as flax's own layers have it. `known`: what
+    was met, by identity."""
     known = {} if known is None else known
     if id(module) in known:
         return known[id(module)]
@@ -66,10 +68,33 @@ def switched(module: linen.Module, learns: bool, known: dict[int, linen.Module] 
     settings = {field.name: getattr(module, field.name) for field in dataclasses.fields(module) if field.init}
     changed: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, linen.Module) and name != "parent":
-            changed[name] = switched(value, learns, known)
+        if name != "parent" and _holds_modules(value):
+            changed[name] = _switched_in(value, learns, known)
         elif name in INFERENCE and name not in flags and isinstance(value, bool):
             changed[name] = INFERENCE[name] is not learns
     differs = any(settings[name] is not value for name, value in changed.items())
     known[id(module)] = module.clone(**changed) if differs else module
     return known[id(module)]
+
+
+def _holds_modules(value: Any) -> bool:
+    """Whether it is a linen module, or a list, tuple or dict with such in it."""
+    entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return isinstance(value, linen.Module) or any(map(_holds_modules, entries))
+
+
+def _switched_in(value: Any, learns: bool, known: dict[int, linen.Module]) -> Any:
+    """The same, with the modules in it told; itself where none of them differs."""
+    if isinstance(value, linen.Module):
+        return switched(value, learns, known)
+    if not _holds_modules(value):
+        return value
+    pairs = [*value.items()] if isinstance(value, Mapping) else [*enumerate(value)]
+    told = {key: _switched_in(entry, learns, known) for key, entry in pairs}
+    if all(told[key] is entry for key, entry in pairs):
+        return value
+    if isinstance(value, Mapping):
+        return FrozenDict(told) if isinstance(value, FrozenDict) else told
+    if hasattr(value, "_fields"):
+        return type(value)(*told.values())
+    return [*told.values()] if isinstance(value, list) else (*told.values(),)

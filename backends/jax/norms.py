@@ -154,13 +154,17 @@ KEYS = ("key<", "uint32")
 
 def _check_drawn(called: str, learning: Callable[[], Any], kept: Callable[[], Any]) -> None:
     """SettingError where a call that moves statistics draws random numbers that it would not draw if it kept
-    them: both are told by the same. `learning`, `kept`: run it so and so."""
+    them: both are told by the same; or where that cannot be seen. `learning`, `kept`: run it so and so."""
     try:
         is_lost = drawn(learning) > drawn(kept)
     except HeadstartError:
         raise
-    except Exception:  # it does not run by itself, which says nothing
-        return
+    except Exception as error:
+        raise SettingError(
+            f"{called} moves batch statistics, and its call cannot be looked at by itself "
+            f"({type(error).__name__}: {str(error)[:200]}): batch_norm='frozen' could end its dropout, too. Pass "
+            "batch_norm='train', or give the statistics a submodule of their own, such as flax's BatchNorm"
+        ) from error
     if is_lost:
         raise SettingError(
             f"{called} moves batch statistics and draws random numbers (dropout) as one flag says, by which "

@@ -202,6 +202,16 @@ def test_a_flag_that_says_of_statistics_and_of_dropout(own: Any, kind: str) -> N
     assert abs(followed - loss_in_inference(model)) > 1e-2
 
 
+def test_what_cannot_be_run_by_itself_is_told(own: Any) -> None:
+    """Nobody sees whether it drops."""
+    model = ranked(own.Counting())
+    with pytest.raises(
+        SettingError, match=r"Tied moves batch statistics, and its call cannot be looked at .*'train'"
+    ):
+        stepped(model, follow=False)
+    assert "trunk.tied.mean" in stepped(model, follow=True)[1]
+
+
 def test_what_drops_by_itself_in_what_holds_statistics(own: Any) -> None:
     model = ranked(own.Around())
     kept, moved = stepped(model, follow=False)
@@ -224,13 +234,22 @@ def test_statistics_that_come_late(own: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("training", False), ("train", True), ("inference", True), ("linen", True), ("inside", False)],
+    [
+        *(("training", False), ("train", True), ("inference", True), ("linen", True), ("inside", False)),
+        *(("listed", False), ("mapped", True)),
+    ],
 )
 def test_a_setting_of_ones_own_says_that_it_trains(own: Any, name: str, value: bool) -> None:
     """Whatever it was when the module was wrapped."""
     module, settings = own.Set(name, value), {}
-    if name in ("linen", "inside"):
-        around = own.Outer if name == "inside" else lambda inner: inner
+    arounds = {
+        "linen": lambda inner: inner,
+        "inside": own.Outer,
+        "listed": lambda inner: own.Listed([inner]),
+        "mapped": lambda inner: own.Listed([{"norm": inner}]),
+    }
+    if name in arounds:
+        around = arounds[name]
         module = around(own.SetInLinen(value))
         settings = {"params": own.moved(around(own.SetInLinen(False)).init(own.key(), ROWS))}
     model = ranked(module, **settings)
