@@ -25,6 +25,7 @@ from flax import nnx
 from headstart.backends.jax import linen
 from headstart.backends.jax.classifier import classifier_of, classifier_place, watched
 from headstart.backends.jax.door import as_its_owner
+from headstart.backends.jax.following import part_of
 from headstart.backends.jax.others import is_pytree, refuse
 from headstart.backends.jax.parts import (
     PRUNED,
@@ -39,7 +40,6 @@ from headstart.backends.jax.parts import (
     narrow,
     output_of,
     outputs_of,
-    part_of,
     prune,
     step,
     stopping,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from functools import cache
 from typing import Any
 
@@ -128,6 +129,15 @@ def keep_statistics(layer: layers.Layer) -> None:
     if not (own or issubclass(kind, layers.BatchNormalization)) or issubclass(kind, FrozenStatistics):
         return
     layer.__class__ = FrozenStatistics if kind is layers.BatchNormalization else _keeping(kind)
+
+
+def values_of(layer: layers.Layer) -> int | None:
+    """How many numbers of a channel one sample has in a batch norm of Keras's; None in other layers, and where it
+    is not known."""
+    if not isinstance(layer, layers.BatchNormalization):
+        return None
+    shape = (layer.get_build_config() or {}).get("input_shape") or (None, None)
+    return None if None in shape[1:] else math.prod(shape[1:]) // shape[layer.axis]
 
 
 @cache

@@ -50,7 +50,7 @@ from headstart.backends.keras.cuts import (
 from headstart.backends.keras.door import settled
 from headstart.backends.keras.endings import take_off
 from headstart.backends.keras.joining import Joined, before_classifiers, read_by, side_by_side
-from headstart.backends.keras.layers import keep_statistics
+from headstart.backends.keras.layers import keep_statistics, values_of
 from headstart.backends.keras.nested import inner_calls, run_to, unfolded
 from headstart.backends.keras.scaling import first_factor
 from headstart.backends.keras.telling import told
@@ -356,7 +356,19 @@ def _part(
         settled(on_host(lambda seed: _params(fresh(seed)))),
         frozenset(name for name, w in zip(names, model.weights, strict=True) if id(w) in fixed),
         rounding=_rounding(model),
+        norms=_norms(model, fixed),
     )
+
+
+def _norms(model: keras.Model, fixed: frozenset[int]) -> dict[str, int]:
+    """Its batch norms, but for those that their owner froze -> how many numbers of a channel one sample has
+    there."""
+    found: dict[str, int] = {}
+    for layer in layers_of(model):
+        frozen = layer.trainable_weights and all(id(weight) in fixed for weight in layer.trainable_weights)
+        if not frozen and (count := values_of(layer)) is not None:
+            found[layer.name] = count
+    return found
 
 
 def _entries(model: keras.Model, example: Any) -> tuple[tuple[str, tuple[int, ...], str], ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backends.doors.torch import settled
 from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
@@ -20,12 +21,16 @@ from headstart.backends.torch.ending import Ending
 from headstart.backends.torch.loose import carry
 from headstart.backends.torch.rebinding import rebind
 from headstart.backends.torch.telling import tensors as state_of
+from headstart.backends.torch.trace import sharing
 from headstart.backends.torch.writing import keep_apart
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import WrapRequest
 from headstart.data import Arrays
 from headstart.graph import NativePart
 from headstart.models.structure import Structure
+
+ROWS = 2
+"""samples of an example"""
 
 
 def copied(
@@ -110,7 +115,35 @@ def part_of(
         structure,
         lambda seed: _initial(source, request.init, state.keys(), seed),
         frozenset(state.keys() & trained & frozen),
+        norms=_norms(module, example),
     )
+
+
+def _norms(module: nn.Module, example: Any) -> dict[str, int]:
+    """Its batch norms that are told of training -> how many numbers of a channel one sample has there."""
+    learning = dict(sharing(module).train().named_modules())
+    norms = {
+        name: norm
+        for name, norm in module.named_modules()
+        if isinstance(norm, _BatchNorm) and learning[name].training
+    }
+    found: dict[str, int] = {}
+
+    def noting(name: str) -> Any:
+        def note(norm: Any, args: Any) -> None:
+            count = args[0].numel() // (norm.num_features * ROWS) if args else 0
+            found[name] = min(count, found.get(name, count))
+
+        return note
+
+    handles = [norm.register_forward_pre_hook(noting(name)) for name, norm in norms.items()]
+    try:
+        if handles:
+            _run(module, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _state(module: nn.Module, source: nn.Module) -> dict[str, torch.Tensor]:

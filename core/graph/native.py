@@ -43,6 +43,9 @@ class NativePart:
     """buffers that move as it runs, without a bearing on what it gives: counters"""
     rounding: float = 2.0**-23
     """the step of the coarsest numbers that it computes with, of a number around 1"""
+    norms: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """batch norms in it that may follow the batches in training, of which that is known -> how many numbers of a
+    channel one sample has there. Not in keys"""
     lone: bool = False
     """whether a single sample loses its axis in it: then a backend runs it as two equal ones
     and gives the first"""

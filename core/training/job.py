@@ -146,17 +146,20 @@ def may_follow(graph: Graph) -> bool:
 def _check_norms(job: TrainingJob) -> None:
     """SettingError where a batch norm would follow batches of one value a channel: whatever that is, the norm
     gives its bias, and learns a variance of 0."""
-    norms = [node.name for node in job.trained_graph.nodes if node.op == "batch_norm"]
-    if not norms or job.batch_size > 1 or not job.settings.train_statistics:
+    if job.batch_size > 1 or not job.settings.train_statistics:
         return
-    shapes = job.model.graph.shapes(job.model.input_shape)
-    for name in norms:
-        if math.prod(shapes[name][:-1]) == 1:
-            raise SettingError(
-                f"batches of 1, of which the batch norm {name!r} has one value a channel: it has no variance to "
-                "divide by, and nothing goes through. Take batch_size=2 or more, larger pictures, or "
-                "batch_norm='frozen'"
-            )
+    values: dict[str, int] = {}
+    if norms := [node.name for node in job.trained_graph.nodes if node.op == "batch_norm"]:
+        shapes = job.model.graph.shapes(job.model.input_shape)
+        values = {name: math.prod(shapes[name][:-1]) for name in norms}
+    for node in job.trained_graph.nodes:
+        if node.op == "native":
+            values |= {f"{node.name}.{name}": count for name, count in node.attrs["part"].norms.items()}
+    if single := [name for name, count in values.items() if count == 1]:
+        raise SettingError(
+            f"batches of 1, of which the batch norm {single[0]!r} has one value a channel: it has no variance to "
+            "divide by, and nothing goes through. Take batch_size=2 or more, larger inputs, or batch_norm='frozen'"
+        )
 
 
 def initial(
