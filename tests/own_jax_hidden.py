@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +121,63 @@ class Frames(Net):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return nnx.log_softmax(nnx.relu(self.last(self.features(x))))
+
+
+class Tokens(nnx.Module):
+    """Two tokens, a classifier of each of them, or of each by its own, and what becomes of their numbers."""
+
+    ENDS: ClassVar[dict[str, Callable[[Any, jax.Array], jax.Array]]] = {
+        "sum": lambda self, x: self.head(x).sum(1),
+        "max": lambda self, x: jnp.max(self.head(x), axis=-2),
+        "pooled": lambda self, x: nnx.max_pool(self.head(x), (2,))[:, 0],
+        "one": lambda self, x: self.head(x)[:, 0],
+        "soft": lambda self, x: jax.nn.logsumexp(self.head(x), 1),
+        "shared": lambda self, x: nnx.softmax(self.wide(x).max(1)),
+        "mean": lambda self, x: self.wide(x).mean(1),
+        "average": lambda self, x: nnx.avg_pool(self.wide(x), (2,)).reshape(len(x), -1),
+        "smooth": lambda self, x: nnx.softmax(self.smooth(self.wide(x))),
+        "both": lambda self, x: (self.head(x[:, 0]) + self.dist(x[:, 1])) / 2,
+        "maps": lambda self, x: self.head(x[:, 0]) + self.dist(x).mean(1),
+        "logs": lambda self, x: jax.nn.logsumexp(
+            jnp.stack([nnx.log_softmax(self.head(x[:, 0])), nnx.log_softmax(self.dist(x[:, 1]))]), 0
+        ),
+        "hidden": lambda self, x: self.wide(x).max(1),
+        "hidden sum": lambda self, x: self.wide(x).sum(1),
+        "attended": lambda self, x: (self.head(x) * nnx.softmax(self.weigh(x), 1)).sum(1),
+        "again": lambda self, x: self.head(x[:, 0]) + self.head(x[:, 1]),
+    }
+
+    def __init__(self, how: str) -> None:
+        rngs, self.how = nnx.Rngs(0), how
+        self.first = nnx.Linear(6, 8, rngs=rngs)
+        self.head, self.dist, self.wide = (nnx.Linear(4, 3, rngs=rngs) for _ in range(3))
+        self.weigh, self.whole = nnx.Linear(4, 1, rngs=rngs), nnx.Linear(6, 3, rngs=rngs)
+        self.smooth = nnx.Conv(3, 3, (3,), feature_group_count=3, rngs=rngs)
+
+    def features(self, x: jax.Array) -> jax.Array:
+        """`(n, 2, 4)`"""
+        return jnp.tanh(self.first(x)).reshape(len(x), 2, 4)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.how == "masked":
+            there = jnp.abs(x[:, :2, None])
+            return (self.head(self.features(x)) * there).sum(1) / there.sum(1)
+        if self.how == "input":
+            return self.head(self.features(x)[:, 0]) + self.whole(x)
+        return self.ENDS[self.how](self, self.features(x))
+
+
+class LinenTokens(nn.Module):
+    """The same in linen, with a norm that learns."""
+
+    how: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(jnp.tanh(nn.Dense(8, name="first")(x)))
+        x = x.reshape(len(x), 2, 4)
+        head, dist = nn.Dense(3, name="head"), nn.Dense(3, name="dist")
+        return head(x).max(1) if self.how == "max" else (head(x[:, 0]) + dist(x[:, 1])) / 2
 
 
 def active_row() -> nnx.Module:

@@ -338,6 +338,83 @@ def tokens() -> tuple[keras.Model, keras.Model]:
     return keras.Model(inputs, layers.Average()(apart)), keras.Model(inputs, x)
 
 
+class Greatest(layers.Layer):
+    def call(self, x: Any) -> Any:
+        return ops.max(x, axis=1)
+
+
+class Ranks(layers.Layer):
+    """A classifier in a layer of somebody's own."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.inner = layers.Dense(10)
+
+    def build(self, shape: Any) -> None:
+        self.inner.build(shape)
+
+    def call(self, x: Any) -> Any:
+        return self.inner(x)
+
+
+def opaque(x: Any) -> Any:
+    """As a function of another library is to Keras."""
+    if isinstance(x, keras.KerasTensor):
+        raise TypeError("no tensor")
+    return ops.sum(x, 1)
+
+
+def joined(how: str) -> tuple[keras.Model, keras.Model]:
+    """Numbers of the classes of all tokens, or of several classifiers, become one; or features do. And what gives
+    the tokens."""
+    random.seed(0)
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Reshape((16, 4))(layers.Conv2D(4, 3, 4, "same")(inputs))
+    x = layers.LayerNormalization(name="norm")(x)
+
+    def dense(name: str | None = None, y: Any = x) -> Any:
+        return layers.Dense(10, name=name)(y)
+
+    def heads(**settings: Any) -> list[Any]:
+        return [layers.Dense(10, name=name, **settings)(x[:, i]) for i, name in enumerate(("head", "head_2"))]
+
+    def deep(name: str, y: Any) -> Any:
+        return keras.Sequential(
+            [keras.Input((4,)), layers.Dense(4, name=f"{name}_in"), layers.Dense(10)], name=name
+        )(y)
+
+    pool = layers.GlobalMaxPooling1D()
+    ends = {
+        "pooled": lambda: pool(dense("head")),
+        "sum in a lambda": lambda: layers.Lambda(lambda y: ops.sum(y, 1))(dense("head")),
+        "max": lambda: ops.max(dense("logits"), axis=1),
+        "soft": lambda: ops.logsumexp(dense("classifier"), axis=-2),
+        "shared": lambda: layers.Softmax()(pool(dense())),
+        "shared lambda": lambda: ops.softmax(layers.Lambda(lambda y: ops.max(y, 1))(dense())),
+        "own": lambda: Greatest()(dense("head")),
+        "distributed": lambda: pool(layers.TimeDistributed(layers.Dense(10, name="head"))(x)),
+        "einsum": lambda: ops.sum(layers.EinsumDense("ntc,cd->ntd", (None, 10), name="head")(x), 1),
+        "smooth": lambda: layers.Softmax()(layers.DepthwiseConv1D(3, padding="same")(dense())),
+        "grouped": lambda: ops.softmax(layers.Conv1D(10, 3, padding="same", groups=10)(dense())),
+        "one": lambda: dense("head")[:, 0],
+        "masked": lambda: (
+            ops.sum(dense("head") * (there := ops.reshape(ops.abs(inputs[:, :4, :4, :1]), (-1, 16, 1))), 1)
+            / ops.sum(there, 1)
+        ),
+        "larger": lambda: layers.Maximum()(heads()),
+        "logs": lambda: ops.logsumexp(ops.stack(heads(activation="log_softmax")), 0),
+        "in a lambda": lambda: layers.Lambda(lambda ys: ys[0] + ys[1])(heads()),
+        "deep": lambda: layers.Average()([deep("first", x[:, 0]), deep("second", x[:, 1])]),
+        "hidden": lambda: pool(dense("wide")),
+        "unit": lambda: layers.Lambda(lambda y: y / ops.norm(y, axis=-1, keepdims=True))(dense("fc", x[:, 0])),
+        "attended": lambda: ops.sum(dense("head") * ops.softmax(layers.Dense(1)(x), 1), 1),
+        "opaque": lambda: layers.Lambda(opaque, name="end")(dense("head")),
+        "closed": lambda: layers.Softmax()(Ranks(name="end")(x[:, 0])),
+        "opaque features": lambda: layers.Lambda(opaque)(dense("wide")),
+    }
+    return keras.Model(inputs, ends[how]()), keras.Model(inputs, x)
+
+
 class Temperature(layers.Layer):
     def build(self, shape: Any) -> None:
         self.weight = self.add_weight((), "ones", name="weight")

@@ -27,10 +27,16 @@ class Distilled(nn.Module):
             ).sum(-1)
             / 2
         ),
+        "logs": lambda self, x: torch.logsumexp(
+            torch.stack([self.head(x[:, 0]).log_softmax(1), self.head_dist(x[:, 1]).log_softmax(1)]), 0
+        ),
+        "larger": lambda self, x: torch.maximum(self.head(x[:, 0]), self.head_dist(x[:, 1])),
         "wide": lambda self, x: self.head(x[:, 0]) + self.wide(x[:, 1:3].flatten(1)),
         "refined": lambda self, x: self.head(x[:, 0]) + self.again(self.head(x[:, 0]).relu()),
         "attended": lambda self, x: (self.head(x).softmax(1) * self.head_dist(x)).sum(1),
         "summed": lambda self, x: self.head(x).sum(1),
+        "soft": lambda self, x: self.head(x).logsumexp(1),
+        "hidden": lambda self, x: self.wider(x).logsumexp(1),
         "chained": lambda self, x: self.head(x[:, 0]) + self.again(self.head(x[:, 0]).tanh()),
         "tokens": lambda self, x: self.head(x),
         "last": lambda self, x: {"logits": self.head(x)[torch.arange(len(x)), -1], "hidden": x},
@@ -44,7 +50,7 @@ class Distilled(nn.Module):
         self.tokens = nn.Parameter(torch.zeros(1, 2, 8))  # alike as they begin
         self.mix, self.norm = nn.Linear(6, 6), nn.LayerNorm(8)
         self.head, self.head_dist = nn.Linear(8, 10), nn.Linear(8, 10)
-        self.wide, self.again = nn.Linear(16, 10), nn.Linear(10, 10)
+        self.wide, self.again, self.wider = nn.Linear(16, 10), nn.Linear(10, 10), nn.Linear(8, 12)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """`(n, 6, 8)`"""
@@ -53,7 +59,10 @@ class Distilled(nn.Module):
         return self.norm(x + self.mix(x.transpose(1, 2)).transpose(1, 2))
 
     def forward(self, x: torch.Tensor) -> Any:
+        there = x[:, :1, 0, :6].abs().transpose(1, 2)
         x = self.features(x if self.traced else no_trace(x))
+        if self.kind == "masked":
+            return (self.head(x) * there).sum(1) / there.sum(1)
         return x if isinstance(self.head, nn.Identity) else self.ENDS[self.kind](self, x)  # as CrossViT says it
 
 
@@ -148,6 +157,12 @@ class Active(nn.Module):
         "turned": lambda self, x: self.last(x).transpose(1, 2).clamp(-1, 1).log_softmax(2).transpose(1, 2),
         "wide": lambda self, x: F.relu6(self.wide(x)).softmax(1),
         "proj": lambda self, x: self.proj(x).log_softmax(1),
+        "smooth": lambda self, x: self.smooth(self.last(x)).log_softmax(1),
+        "smooth by hand": lambda self, x: F.conv1d(self.last(x), self.smooth.weight, groups=5).softmax(1),
+        "pooled": lambda self, x: self.pool(self.head(x)).flatten(1),
+        "summed": lambda self, x: self.head(x).sum(-1),
+        "soft": lambda self, x: self.head(x).logsumexp((2,)),
+        "greatest": lambda self, x: self.pool(self.last(x)).flatten(1),
         "gelu": lambda self, x: F.gelu(self.last(x)),
         "leaky": lambda self, x: self.leaky(self.last(x)),
         "turned back": lambda self, x: self.last(x).transpose(1, 2).transpose(1, 2),
@@ -159,6 +174,8 @@ class Active(nn.Module):
         self.kind, self.traced, self.conv = kind, traced, nn.Conv1d(2, 8, 9, 4)
         self.last, self.wide, self.proj = nn.Conv1d(8, 5, 1), nn.Conv1d(8, 5, 3), nn.Conv1d(8, 5, 1)
         self.norm, self.leaky = nn.BatchNorm1d(5), nn.LeakyReLU()
+        self.smooth, self.pool = nn.Conv1d(5, 5, 3, groups=5), nn.AdaptiveMaxPool1d(1)
+        self.head = nn.Conv1d(8, 5, 1)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """`(n, 8, t)`"""

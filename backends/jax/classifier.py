@@ -8,7 +8,8 @@ end in, is none. Of what a softmax shares out, whatever made it is one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -16,17 +17,31 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from headstart.backends.jax.parts import called_by
-from headstart.backends.jax.statistics import SHAPING, inner_of
+from headstart.backends.jax.programs import (
+    Scope,
+    are_places,
+    before,
+    is_learned,
+    is_matrix,
+    is_mean,
+    is_shift,
+    of_batch,
+    picks_places,
+    reduced,
+    smooths,
+    stacked,
+)
+from headstart.backends.jax.statistics import SHAPING
 from headstart.common.errors import CutError
+from headstart.models import endings
 from headstart.models.endings import (
     APART,
-    Behind,
     Layer,
     classifiers_among,
+    is_product,
     is_projection,
     is_ranking,
     may_precede,
-    reached,
 )
 from headstart.models.several import at_end
 
@@ -35,9 +50,8 @@ FUNCTIONS = ("softmax", "log_softmax", "sigmoid", "log_sigmoid", "relu", "hard_s
 PRIMITIVES = (
     "reduce_max", "max", "broadcast_in_dim", "stop_gradient", "sub", "exp", "reduce_sum", "div", "log", "logistic",
     "reshape", "squeeze", "convert_element_type", "copy", "mul", "add", "neg", "min",
-    "clamp",
+    "clamp", "stack",
 )  # fmt: skip
-
 
 # what stands before an ending, besides what core knows of: masks of numbers
 MASKS = ("gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not", "is_finite")
@@ -49,6 +63,14 @@ SHARES = {
 TURNING = ("transpose",)
 MIXING = ("add", "div")
 """probabilities of several classifiers, whose mean is one of probabilities"""
+
+
+@dataclass(frozen=True)
+class Behind(endings.Behind):
+    """What stands between a place and the module's end."""
+
+    divided: float = 1.0
+    """the number by which it is divided there: a sum of so many is their mean"""
 
 
 def classifier_place(layers: list[Any], behind: Behind) -> int | None:
@@ -90,7 +112,8 @@ def label_of(module: Any, path: str) -> str:
     """Under what a layer is noted."""
     single = type(module) is nnx.Einsum and is_product(module.einsum_str)
     linear = single or type(module) in (nnx.Linear, nnx.LoRALinear, nnx.LoRA) or _is_linear(module)
-    return labelled(path, linear, module.kernel_size if type(module) is nnx.Conv else None)
+    convolves = type(module) is nnx.Conv and not _is_apart(module)
+    return labelled(path, linear, module.kernel_size if convolves else None)
 
 
 def labelled(path: str, linear: bool, kernel_size: Any) -> str:
@@ -101,18 +124,14 @@ def labelled(path: str, linear: bool, kernel_size: Any) -> str:
     return LAYER if linear or kernel_size is not None else MADE
 
 
+def _is_apart(convolution: Any) -> bool:
+    """Whether it convolves each channel by itself, and so mixes no classes."""
+    return bool(convolution.in_features == convolution.out_features == convolution.feature_group_count)
+
+
 def _is_linear(module: Any) -> bool:
     """Whether it is a general layer that does what a linear one does."""
     return type(module) is nnx.LinearGeneral and len(module.out_features) == 1 and module.axis == (-1,)
-
-
-def is_product(einsum: Any) -> bool:
-    """Whether it is said to multiply the last axis by a matrix."""
-    if not isinstance(einsum, str) or "->" not in einsum or einsum.count(",") != 1:
-        return False
-    taken, matrix, given = einsum.replace(" ", "").replace("->", ",").split(",")
-    plain = bool(taken and given) and taken[:-1] == given[:-1] and len(matrix) == 2
-    return plain and taken[-1] != given[-1] and {taken[-1], given[-1]} == {*matrix}
 
 
 def _sides(size: Any) -> tuple[int, ...]:
@@ -158,19 +177,20 @@ def watch(part: Any, path: str, label: str) -> None:
 
 
 class Found(NamedTuple):
-    """The classifier at a module's end."""
+    """The classifiers at a module's end."""
 
-    path: str | None = None
-    """of the submodule that it is; None where there is none"""
+    paths: Sequence[str] = ()
+    """of the submodules that they are, in the order in which they run: of one if all read the same, and none where
+    there is none"""
     inside: bool = False
-    """whether it is run inside of what JAX transforms as one thing"""
+    """whether one of them is run inside of what JAX transforms as one thing"""
     matrices: Sequence[jax.Array] = ()
     """where there is none: what the module multiplies by at its end, in no submodule"""
 
 
 def classifier_of(watching: Callable[[Any], Any], example: Any, ending: str = "") -> Found:
-    """Told by a program of a module's run. CutError for several that read arrays of their own. `watching`: runs it
-    on a batch and notes its layers; `ending`: what was taken off its end."""
+    """Told by a program of a module's run. CutError for several of which one reads the batch itself. `watching`:
+    runs it on a batch and notes its layers; `ending`: what was taken off its end."""
 
     def run(x: Any) -> Any:
         return at_end(watching(x), jax.Array)
@@ -186,56 +206,17 @@ def classifier_of(watching: Callable[[Any], Any], example: Any, ending: str = ""
     walk.keep_classifiers()
     if not walk.reached:
         return Found()
-    if len({(id(scope), id(taken)) for scope, taken in walk.reached.values()}) > 1:
-        names = ", ".join(map(repr, sorted(walk.reached)))
-        raise CutError(APART.format(called="the module", names=names))
-    path, (scope, taken) = next(iter(walk.reached.items()))
-    if len(walk.reached) > 1:  # which read the same: that which runs first
-        called = [str(made.params.get("name", "")) for made in scope.program.eqns]
-        path = min(walk.reached, key=lambda path: called.index(TAKEN + path))
-    return Found() if taken is None or scope.is_input(taken) else Found(path, scope.around is not None)
-
-
-class Scope:
-    """A program, or one that an equation of another runs."""
-
-    def __init__(self, program: Any, around: Scope | None = None, equation: Any = None) -> None:
-        self.program, self.around, self.equation = program, around, equation
-        self.makers = {id(variable): made for made in program.eqns for variable in made.outvars}
-        self.order = {id(variable): at for at, made in enumerate(program.eqns) for variable in made.outvars}
-        self.inputs = {id(variable): at for at, variable in enumerate(program.invars)}
-        self._inner: dict[int, Scope] = {}
-
-    def inside(self, equation: Any) -> Scope | None:
-        inner = inner_of(equation)
-        if inner is not None and id(equation) not in self._inner:
-            self._inner[id(equation)] = Scope(inner, self, equation)
-        return self._inner.get(id(equation))
-
-    def outside(self, variable: Any) -> tuple[Scope, Any] | None:
-        """What an input of the program is in the one around it."""
-        if self.around is None or id(variable) not in self.inputs:
-            return None
-        return self.around, self.equation.invars[self.inputs[id(variable)]]
-
-    def unshaped(self, variable: Any) -> Any:
-        """What it is in this program, but for another shape or type."""
-        maker = self.makers.get(id(variable))
-        return (
-            self.unshaped(maker.invars[0]) if maker is not None and maker.primitive.name in SHAPING else variable
-        )
-
-    def origin(self, variable: Any) -> int:
-        """The identity of what it is in the outermost program, but for another shape or type."""
-        variable = self.unshaped(variable)
-        there = self.outside(variable)
-        return id(variable) if there is None else there[0].origin(there[1])
-
-    def is_input(self, variable: Any) -> bool:
-        """Whether it is the batch itself."""
-        if (there := self.outside(variable)) is not None:
-            return there[0].is_input(there[1])
-        return id(variable) in self.inputs
+    inside = any(scope.around is not None for scope, _ in walk.reached.values())
+    if inside or any(taken is None for _, taken in walk.reached.values()):  # run more than once, as will be told
+        return Found([*walk.reached], inside)
+    reads = {(id(scope), id(taken)): (scope, taken) for scope, taken in walk.reached.values()}
+    if any(scope.is_input(taken) for scope, taken in reads.values()):
+        if len(reads) == 1:
+            return Found()
+        raise CutError(APART.format(called="the module", names=", ".join(map(repr, sorted(walk.reached)))))
+    called = [str(made.params.get("name", "")) for made in program.eqns]
+    paths = sorted(walk.reached, key=lambda path: called.index(TAKEN + path))
+    return Found(paths if len(reads) > 1 else paths[:1])
 
 
 class Walk:
@@ -261,6 +242,8 @@ class Walk:
         kind, name = maker.primitive.name, str(maker.params.get("name", ""))
         if kind == NAME and (name.startswith(KNOWN) or (name.startswith(LAYER) and behind.ranked)):
             path = name.removeprefix(KNOWN).removeprefix(LAYER)
+            if behind.named and not behind.takes(path):
+                return False
             self.reached[path] = scope, _taken(scope, path)
             return behind.stands and len(self.reached) <= MOST
         if kind == NAME and name.startswith((MADE, LAYER)):
@@ -268,7 +251,7 @@ class Walk:
             path = name.removeprefix(MADE).removeprefix(LAYER)
             if self.is_rank(scope, maker.invars[0], (*within, path), behind):
                 return True
-            product, fits = Product(path), behind.ranked or (behind.stands and not is_projection(path))
+            product, fits = Product(path), behind.ranked or (behind.stands and behind.takes(path))
             if not fits or not product.is_linear(scope, maker.invars[0]) or not product.takes:
                 return False
             self.reached, self._seen = {**before, path: (scope, _taken(scope, path))}, seen
@@ -277,14 +260,31 @@ class Walk:
             within = within[:-1]
         if kind == "dot_general" and not within and not scope.is_input(maker.invars[0]):
             self.multiplied += [scope.origin(atom) for atom in maker.invars if not of_batch(scope, atom)]
-        if kind not in (*PRIMITIVES, NAME) and name not in FUNCTIONS and not _may_stand(kind, behind):
+        if kind == "stop_gradient" and is_shift(scope, maker.invars[0]):
+            return True  # of what the rest of it is made of, too
+        where, atoms = scope, list(maker.invars)
+        joins = reduced(scope, maker)
+        stack = None if joins is None else stacked(scope, *joins)
+        if stack is not None:
+            where, atoms = stack
+        elif joins is not None and are_places(*joins):
+            atoms = [joins[0]]
+            behind = behind if is_mean(maker, *joins, behind.divided) else replace(behind, named=True)
+        elif picks_places(maker) or (behind.ranked and smooths(maker)):
+            atoms = atoms[:1]
+        elif kind not in (*PRIMITIVES, NAME) and name not in FUNCTIONS and not _may_stand(kind, behind):
             inner = scope.inside(maker)
             at = next(at for at, made in enumerate(maker.outvars) if made is variable)
             return inner is not None and self.is_rank(inner, inner.program.outvars[at], within, behind)
-        mixes = kind in MIXING or _stacked(scope, maker) is not None
+        if kind in ("mul", "div") and len(learned := [atom for atom in atoms if is_learned(scope, atom)]) == 1:
+            atoms = learned  # the rest says which tokens count, or how many do
+        if behind.named and kind == "mul" and sum(of_batch(scope, atom) for atom in atoms) > 1:
+            return False  # tokens that are weighed by others, as attention pools them
+        mixes = kind in MIXING or stack is not None
         behind = behind.then(_ending(scope, maker), mixes or kind in (*SHAPING, NAME), kind in TURNING)
+        if kind == "div" and hasattr(maker.invars[1], "val"):
+            behind = replace(behind, divided=float(maker.invars[1].val))
         # Last made, first seen: of what is added to a long row of layers, the layer says sooner that it is none.
-        where, atoms = _stacked(scope, maker) or (scope, maker.invars)
         latest = sorted(atoms, key=lambda atom: -where.order.get(id(atom), -1))
         return all(self.is_rank(where, atom, within, behind) for atom in latest)
 
@@ -296,33 +296,13 @@ class Walk:
             reads = [] if taken is None or hasattr(taken, "val") else [(scope, taken)]
             widths = (taken.aval.shape[-1], made.aval.shape[-1]) if reads else (0, 0)
             layers.append(Layer(path, reads, (scope, made), widths))
-        names = {layer.name for layer in classifiers_among(layers, _before, _is_matrix)}
+        names = {layer.name for layer in classifiers_among(layers, before, is_matrix)}
         self.reached = {path: where for path, where in self.reached.items() if path in names}
 
 
 def _gives(equation: Any, path: str) -> bool:
     """Whether it notes what a layer gives."""
     return equation.primitive.name == NAME and equation.params["name"] in (MADE + path, KNOWN + path, LAYER + path)
-
-
-def _is_matrix(place: tuple[Scope, Any]) -> bool:
-    """Whether it is a matrix of weights."""
-    scope, atom = place
-    fixed = id(atom) not in scope.makers and scope.outside(atom) is None and id(atom) not in scope.inputs
-    return fixed and sum(side > 1 for side in atom.aval.shape) > 1
-
-
-def _stacked(scope: Scope, equation: Any) -> tuple[Scope, Any] | None:
-    """What was stacked for an equation that adds it, or takes the greatest of it, and where that is."""
-    if equation.primitive.name not in ("reduce_sum", "reduce_max"):
-        return None
-    variable = equation.invars[0]
-    while (stack := scope.makers.get(id(variable))) is None:
-        if (there := scope.outside(variable)) is None:
-            return None
-        scope, variable = there
-    along = {"stack": "axis", "concatenate": "dimension"}.get(stack.primitive.name, "")
-    return (scope, stack.invars) if (stack.params.get(along),) == tuple(equation.params["axes"]) else None
 
 
 def _may_stand(kind: str, behind: Behind) -> bool:
@@ -377,29 +357,6 @@ class Product:
         inner = scope.inside(maker)
         at = next(at for at, made in enumerate(maker.outvars) if made is variable)
         return inner is not None and self.is_linear(inner, inner.program.outvars[at], multiplied)
-
-
-def of_batch(scope: Scope, variable: Any) -> bool:
-    """Whether it is computed from the batch."""
-    return any(
-        maker is None and where.outside(atom) is None and id(atom) in where.inputs
-        for where, atom, maker in behind(scope, variable)
-    )
-
-
-def behind(scope: Scope, variable: Any) -> Iterator[tuple[Scope, Any, Any]]:
-    """All that it is computed from, itself too: where that is, the variable, and the equation that makes it, or
-    None."""
-    for where, atom in reached([] if hasattr(variable, "val") else [(scope, variable)], _before):
-        yield where, atom, where.makers.get(id(atom))
-
-
-def _before(place: tuple[Scope, Any]) -> list[tuple[Scope, Any]]:
-    where, atom = place
-    if (maker := where.makers.get(id(atom))) is not None:
-        return [(where, taken) for taken in maker.invars if not hasattr(taken, "val")]
-    there = where.outside(atom)
-    return [] if there is None or hasattr(there[1], "val") else [there]
 
 
 NAME = "name"

@@ -56,7 +56,7 @@ def norms_of(module: nnx.Module, names: Mapping[parts.Path, str], example: Any) 
             if isinstance(norm, nnx.BatchNorm):
                 _watch(norm, names.get((*path, MEAN), joined(path)).removesuffix(f".{MEAN}"), note)
         with nn.intercept_methods(_noting(note)):
-            learning(x)  # type: ignore[operator]
+            learning(x)
 
     try:
         jax.eval_shape(run, jax.tree.map(jnp.asarray, example))

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 from flax import linen, nnx
 from flax.core import unfreeze
 
-from headstart.backends.jax.classifier import is_product, labelled, noted
+from headstart.backends.jax.classifier import labelled, noted
+from headstart.backends.jax.joining import Reading
 from headstart.backends.jax.modes import switched
 from headstart.backends.jax.norms import COLLECTION, held_by, with_kept
 from headstart.backends.jax.parts import Function, Stop, joined, step
 from headstart.backends.jax.statistics import PARAMS
 from headstart.common.errors import SettingError
+from headstart.models.endings import is_product
 
 ROOT = ""
 
@@ -32,6 +34,8 @@ class Bridged(Function):
         self.module = module
         self.cut, self.before = ROOT, False
         """the submodule at which a call ends, and whether with what it takes"""
+        self.reading: Reading | None = None
+        """the submodules, if there are several, at the last of which a call ends with what all of them take"""
         self.deterministic = True  # which NNX's own train() and eval() set
         self.streams = nnx.Rngs(0)
         places = [path for path, _ in jax.tree_util.tree_flatten_with_path(variables)[0]]
@@ -71,9 +75,18 @@ class Bridged(Function):
         return value
 
     def _intercept(self, method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        if not self.cut or context.method_name != "__call__" or path_of(context.module) != self.cut:
+        path = path_of(context.module)
+        reads = self.reading is not None and path in self.reading.given
+        if context.method_name != "__call__" or not (reads or (path == self.cut and self.cut)):
             return method(*args, **kwargs)
-        value = next(iter((*args, *kwargs.values()))) if self.before else method(*args, **kwargs)
+        taken = next(iter((*args, *kwargs.values())), None)
+        try:
+            if reads:
+                assert self.reading is not None
+                return self.reading.instead(path, taken)
+            value = taken if self.before else method(*args, **kwargs)
+        except Stop as stop:
+            value = stop.value
         raise Ended(value, context.module.scope.root.mutable_variables())
 
     def _write(self, written: Any) -> None:
@@ -107,14 +120,14 @@ def path_of(module: linen.Module) -> str:
     return ".".join(module.path)
 
 
-def calls(run: Callable[[], Any]) -> list[str]:
-    """The path of a submodule for each call of one in a run, in the order of their ends."""
-    called: list[str] = []
+def calls(run: Callable[[], Any]) -> list[tuple[str, Any, Any]]:
+    """Of each call of a submodule in a run, in the order of their ends: its path, what it takes and gives."""
+    called: list[tuple[str, Any, Any]] = []
 
     def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         value = method(*args, **kwargs)
         if context.method_name == "__call__" and path_of(context.module):
-            called.append(path_of(context.module))
+            called.append((path_of(context.module), next(iter((*args, *kwargs.values())), None), value))
         return value
 
     with linen.intercept_methods(intercept):
@@ -140,7 +153,8 @@ def _label_of(module: linen.Module, path: str, args: Any, kwargs: Any) -> str:
     said = (getattr(module, "einsum_str", None), kwargs.get("einsum_str"), *args[1:2])
     single = type(module) is linen.Einsum and any(map(is_product, said))
     linear = single or type(module) is linen.Dense or _is_dense(module)
-    return labelled(path, linear, module.kernel_size if type(module) is linen.Conv else None)
+    convolves = type(module) is linen.Conv and not 1 < module.feature_group_count == module.features
+    return labelled(path, linear, module.kernel_size if convolves else None)
 
 
 def _is_dense(module: linen.Module) -> bool:

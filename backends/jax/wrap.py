@@ -23,9 +23,10 @@ import numpy as np
 from flax import nnx
 
 from headstart.backends.jax import linen
-from headstart.backends.jax.classifier import classifier_of, classifier_place, watched
+from headstart.backends.jax.classifier import Behind, classifier_of, classifier_place, watched
 from headstart.backends.jax.door import as_its_owner
 from headstart.backends.jax.following import part_of
+from headstart.backends.jax.joining import noting, read_by, reading_of
 from headstart.backends.jax.others import is_pytree, refuse
 from headstart.backends.jax.parts import (
     PRUNED,
@@ -53,7 +54,7 @@ from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRe
 from headstart.data.rows import count
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
-from headstart.models.endings import Behind, is_projection
+from headstart.models.endings import is_projection
 from headstart.models.feature_layout import last_only
 from headstart.models.several import TOKENS, Entry, arrays, at_end, by_name, dotted, entry_in, is_class_token
 from headstart.models.structure import Structure
@@ -254,13 +255,15 @@ def _module(request: WrapRequest) -> Wrapping:
     if request.logits:
         module, ending = _without_ending(module)
     by_name = _takes_names(module, request.example)
-    at, cut, before, wanted = request.cut, request.cut, False, ""
-    if at == END:
-        at = cut = None
-    elif at is not None and at.startswith(BEFORE):
-        at, before = at.removeprefix(BEFORE), True
-    elif at is not None:
-        at, wanted = _place_of(at, module, by_name, request.example)
+    cut, before, wanted = request.cut, False, ""
+    at: Sequence[str] = ()  # the submodule at which a run stops, or several classifiers before which it does
+    if cut == END:
+        cut = None
+    elif cut is not None and cut.startswith(BEFORE):
+        at, before = cut.removeprefix(BEFORE).split(", "), True
+    elif cut is not None:
+        there, wanted = _place_of(cut, module, by_name, request.example)
+        at = [] if there is None else [there]
     elif request.fresh:
 
         def watching(x: Any) -> Any:
@@ -270,25 +273,25 @@ def _module(request: WrapRequest) -> Wrapping:
 
         at, inside, matrices = classifier_of(watching, request.example, ending)
         if inside:
-            raise CutError(HIDDEN.format(_called(module), at))
+            raise CutError(HIDDEN.format(_called(module), ", ".join(at)))
         if own := [name for name in _names_of(module, matrices) if not is_projection(name)]:
             raise CutError(OWN.format(_called(module), own[0]))
-        cut, before = (None, False) if at is None else (f"{BEFORE}{at}", True)
+        cut, before = (f"{BEFORE}{', '.join(at)}", True) if at else (None, False)
     structure, reason = told(lambda teller: [cut, by_name, teller.value(module)])
-    if at is not None:
-        _check_called_once(module, at, by_name, request.example)
-        _stop(module, at, by_name, request.example, before)
-    whole = Whole(module, by_name, at is not None)
+    for path in at:
+        _check_called_once(module, path, by_name, request.example)
+    _stop(module, at, by_name, request.example, before)
+    whole = Whole(module, by_name, bool(at))
     if not before:
-        whole.entry = _entry(whole, request.example, wanted, _called(module) if at is None else repr(at))
+        whole.entry = _entry(whole, request.example, wanted, repr(at[0]) if at else _called(module))
     by_itself = request.fresh and whole.entry == (TOKENS,) and not wanted
     if by_itself and output_of(whole, request.example).ndim == 3:
         whole.first = any(map(is_class_token, _names(module).values()))
-    if whole.entry and at is None and not whole.first:  # of which the cut by that name would be all tokens
+    if whole.entry and not at and not whole.first:  # of which the cut by that name would be all tokens
         cut = dotted(whole.entry)
     if whole.entry and structure is not None:
         structure = Structure.of([structure, list(whole.entry), whole.first], structure.lookups)
-    if at is not None:
+    if at:
         prune(whole, request.example)
 
     def fresh(seed: int) -> nnx.Module:
@@ -299,9 +302,8 @@ def _module(request: WrapRequest) -> Wrapping:
     def witness(batch: Any) -> Witnessed:
         upto = copied(request.native)
         value = Whole(upto, by_name, False).given(_put(batch))
-        if at is not None:
-            _stop(upto, at, by_name, batch, before)
-        original = Whole(upto, by_name, at is not None)
+        _stop(upto, at, by_name, batch, before)
+        original = Whole(upto, by_name, bool(at))
         original.entry, original.first = whole.entry, whole.first
         return _witnessed(original(_put(batch)), at_end(value, jax.Array), part)
 
@@ -347,7 +349,7 @@ def _submodules(module: nnx.Module, by_name: bool, example: Any) -> dict[str, nn
     """Path -> what in a module can be called; a linen module knows when it runs."""
     if isinstance(module, linen.Bridged):
         whole = Whole(module, by_name, False)
-        return dict.fromkeys(linen.calls(lambda: outputs_of(whole, example)), module)
+        return dict.fromkeys((path for path, *_ in linen.calls(lambda: outputs_of(whole, example))), module)
     return {joined(path): layer for path, layer in nnx.iter_modules(module) if path and callable(layer)}
 
 
@@ -361,7 +363,7 @@ def _place_of(cut: str, module: nnx.Module, by_name: bool, example: Any) -> tupl
     at = next((name for end in range(len(parts), 0, -1) if (name := ".".join(parts[:end])) in submodules), None)
     several = nnx.clone(module)
     if at is not None:
-        _stop(several, at, by_name, example)
+        _stop(several, [at], by_name, example)
     value = outputs_of(Whole(several, by_name, at is not None), example)
     wanted = cut if at is None else cut.removeprefix(f"{at}.")
     there = {dotted(entry) for entry, _ in arrays(value, jax.Array)} - {""}
@@ -386,7 +388,7 @@ def _check_called_once(module: nnx.Module, cut: str, by_name: bool, example: Any
     if cut not in submodules:
         return
     if isinstance(clone, linen.Bridged):
-        calls += linen.calls(lambda: outputs_of(Whole(clone, by_name, False), example))
+        calls += [path for path, *_ in linen.calls(lambda: outputs_of(Whole(clone, by_name, False), example))]
     else:
         before_calls(submodules[cut], lambda: calls.append(cut))
         outputs_of(Whole(clone, by_name, False), example)
@@ -409,17 +411,41 @@ HIDDEN = (
 )
 
 
-def _stop(module: nnx.Module, cut: str, by_name: bool, example: Any, before: bool = False) -> None:
-    """Let a call of the module end with what its submodule at the cut gives, or takes."""
-    submodules = _submodules(module, by_name, example)
-    if cut not in submodules:
-        raise _no_such(cut, submodules)
-    if isinstance(module, linen.Bridged):
-        module.cut, module.before = cut, before
+def _stop(module: nnx.Module, at: Sequence[str], by_name: bool, example: Any, before: bool = False) -> None:
+    """Let a call of the module end with what its submodule at the cut gives, or takes; of several, with what all
+    of them take, side by side."""
+    submodules = _submodules(module, by_name, example) if at else {}
+    if missing := [path for path in at if path not in submodules]:
+        raise _no_such(missing[0], submodules)
+    if len(at) > 1:
+        _stop_before_several(module, {path: submodules[path] for path in at}, by_name, example)
         return
-    uncompiled(module)
-    stop: Any = submodules[cut]
-    object.__setattr__(stop, "__class__", stopping(type(stop), before))  # type: ignore[arg-type]
+    if at and isinstance(module, linen.Bridged):
+        module.cut, module.before = at[0], before
+    elif at:
+        uncompiled(module)
+        stop: Any = submodules[at[0]]
+        object.__setattr__(stop, "__class__", stopping(type(stop), before))  # type: ignore[arg-type]
+
+
+def _stop_before_several(
+    module: nnx.Module, submodules: Mapping[str, nnx.Module], by_name: bool, example: Any
+) -> None:
+    """Let a call of the module end with what these submodules take, side by side. CutError where they cannot."""
+    calls: list[tuple[str, Any, Any]] = []
+    clone = uncompiled(nnx.clone(module))
+    if isinstance(clone, linen.Bridged):
+        calls += linen.calls(lambda: outputs_of(Whole(clone, by_name, False), example))
+    else:
+        there = _submodules(clone, by_name, example)
+        noting({path: there[path] for path in submodules}, lambda *call: calls.append(call))
+        outputs_of(Whole(clone, by_name, False), example)
+    reading = reading_of(calls, [*submodules], _called(module), example)
+    if isinstance(module, linen.Bridged):
+        module.reading = reading
+    else:
+        uncompiled(module)
+        read_by(submodules, reading)
 
 
 def _put(batch: Any) -> Any:

@@ -7,78 +7,65 @@ whatever made it is one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
 from keras import layers
 
+from headstart.backends.keras.between import (
+    SHARES,
+    activation,
+    before,
+    followed,
+    is_own,
+    passes,
+    smooths,
+    step,
+)
 from headstart.backends.keras.copying import calls, functional, is_functional
-from headstart.models.endings import Behind, Layer, classifiers_among, is_projection, is_ranking, may_precede
+from headstart.models.endings import Behind, Layer, classifiers_among, is_product, is_ranking, reached
 
-# what may stand between the classifier and the end
-PASSING = (
-    layers.Softmax, layers.ReLU, layers.Identity, layers.Dropout, layers.Flatten, layers.Reshape, layers.Average,
-    layers.Add, layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.AveragePooling2D,
-    layers.Rescaling, layers.ActivityRegularization,
-)  # fmt: skip
-OPERATIONS = (
-    "Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid", "Relu", "Reshape", "Squeeze", "Cast", "Mean", "Add",
-    "Divide", "TrueDivide", "Multiply", "Subtract", "Negative", "Clip", "Log", "HardSigmoid",
-)  # fmt: skip
 PREDICTIONS = "conv_preds"  # of MobileNet
-ACTIVATIONS = ("linear", "softmax", "log_softmax", "sigmoid", "log_sigmoid", "relu", "hard_sigmoid")
-# what makes probabilities -> as core has it, or what is nearest to it
-SHARES = {
-    "softmax": "softmax", "logsoftmax": "log_softmax", "sigmoid": "sigmoid", "logsigmoid": "sigmoid",
-}  # fmt: skip
-# what gives numbers another shape or type alone, and what turns their axes
-SHAPING = ("identity", "dropout", "flatten", "reshape", "squeeze", "cast", "linear")
-# probabilities of several classifiers, whose mean is one of probabilities
-MIXING = ("average", "add", "mean", "divide", "truedivide")
-TURNING = ("permute", "transpose", "moveaxis", "swapaxes", "expanddims")
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv1DTranspose, layers.Conv2DTranspose)
 
 
-def ends_in_classifier(model: keras.Model, ending: str = "") -> bool:
-    """Whether all that the model gives comes from dense layers that are no projections. `ending`: what was taken
-    off at its end."""
-    return bool(classifiers(model, ending))
-
-
 def classifiers(model: keras.Model, ending: str = "") -> list[Any]:
-    """The calls of these layers, in their order; [] where it ends otherwise."""
-    made = {id(tensor): node for node in calls(model) for tensor in node.outputs}
-    walk = _Walk(made)
-    ends = all(walk.is_rank(made[id(tensor)], Behind(ending)) for tensor in model.outputs)
-    found = [node for node in calls(model) if id(node) in walk.found]
-
-    def before(node: Any) -> list[Any]:
-        return [made[id(tensor)] for tensor in node.input_tensors]
-
-    def learned(node: Any) -> bool:
-        return any(len(weight.shape) > 1 for weight in getattr(node.operation, "weights", None) or ())
-
-    last = [Layer(_name(node), before(node), node, _widths(node)) for node in found]
-    return [layer.made for layer in classifiers_among(last, before, learned)] if ends else []
+    """The calls of the classifiers that all of what the model gives comes from, in their order; [] where it ends
+    otherwise. `ending`: what was taken off at its end."""
+    walk = _Walk(model)
+    return walk.classifiers() if walk.ends(Behind(ending)) and not walk.unseen else []
 
 
-def _name(node: Any) -> str:
-    return str(getattr(node.operation, "name", ""))
+def is_nested(model: keras.Model) -> bool:
+    """Whether such a classifier stands with other trained layers in a model that is a layer of this one."""
+    walk = _Walk(model)
+    return walk.ends(Behind()) and not walk.unseen and bool(walk.classifiers()) and walk.nested
 
 
-def _widths(node: Any) -> tuple[int, int]:
-    taken, given = (tensors[0].shape[-1] for tensors in (node.input_tensors, node.outputs))
-    return taken or 0, given or 0
+def unseen(model: keras.Model) -> str:
+    """The name of a layer behind a classifier that nothing can be seen of; "" where there is none."""
+    walk = _Walk(model)
+    return walk.unseen[0] if walk.ends(Behind()) and walk.unseen else ""
 
 
 class _Walk:
     """From a model's end towards its classifiers."""
 
-    def __init__(self, made: Mapping[int, Any]) -> None:
-        self.made = made
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self.made = {id(tensor): node for node in calls(model) for tensor in node.outputs}
         self.found: set[int] = set()
+        self.nested = False
+        """whether one of them is a model with other trained layers"""
+        self.unseen: list[str] = []
         self._seen: set[int] = set()
+        self._followed: list[keras.Model] = []
+        self._given: dict[int, Any] = {}
+        """an input of these, by identity -> the call that makes what is given to it"""
+
+    def ends(self, behind: Behind) -> bool:
+        return all(self.is_rank(self.made[id(tensor)], behind) for tensor in self.model.outputs)
 
     def is_rank(self, node: Any, behind: Behind) -> bool:
         if id(node) in self._seen:  # of what is added to itself again and again there are very many ways to it
@@ -86,95 +73,106 @@ class _Walk:
         self._seen.add(id(node))
         layer = node.operation
         if node.is_input:
-            return False
-        if _is_last(layer, behind):
+            given = self._given.get(id(node))
+            return given is not None and self.is_rank(given, behind)
+        if self._is_last(layer, behind):
             self.found.add(id(node))
             return behind.stands
-        stack = _stacked(node, self.made)
-        after, taken = _before(layer, behind), (stack or node).input_tensors
-        may_stand = stack is not None or _may_stand(layer, behind)
-        return may_stand and all(self.is_rank(self.made[id(tensor)], after) for tensor in taken)
+        if is_own(layer) and len(node.outputs) == 1 and (inner := followed(node)) is not None:
+            return self.is_rank(self._enter(inner, node), behind)
+        if (going := step(node, behind, self.made, self._is_learned)) is None:
+            if not is_own(layer):
+                return self._is_closed(layer, behind)
+            self.unseen.append(layer.name)
+            going = node.input_tensors, replace(before(layer, behind), named=True)
+        taken, after = going
+        return all(self.is_rank(self.made[id(tensor)], after) for tensor in taken)
+
+    def _enter(self, inner: keras.Model, node: Any) -> Any:
+        """The last call of a model that a layer's code is, to be walked through in its place."""
+        self._followed.append(inner)  # what is known by its identity must not be made again
+        self.made |= {id(tensor): call for call in calls(inner) for tensor in call.outputs}
+        for entry, tensor in zip(inner.inputs, node.input_tensors, strict=True):
+            self._given[id(self.made[id(entry)])] = self.made[id(tensor)]
+        return self.made[id(inner.outputs[0])]
+
+    def _is_learned(self, tensor: Any) -> bool:
+        """Whether it is made with weights."""
+
+        def before(node: Any) -> list[Any]:
+            if node.is_input:
+                return [self._given[id(node)]] if id(node) in self._given else []
+            return [self.made[id(taken)] for taken in node.input_tensors]
+
+        made_of = reached([self.made[id(tensor)]], before)
+        return any(getattr(node.operation, "weights", None) for node in made_of)
+
+    def _is_closed(self, layer: Any, behind: Behind) -> bool:
+        """Whether probabilities of classes are made of what a layer gives that has others in it."""
+        closed = behind.ranked and isinstance(layer, layers.Layer) and not is_functional(layer)
+        if not closed or not _has_matrix(layer):
+            return False
+        self.unseen.append(layer.name)
+        return True
+
+    def _is_last(self, layer: Any, behind: Behind) -> bool:
+        if is_functional(layer):  # a head of its own
+            return self._is_head(functional(layer), layer.name, behind)
+        name = str(getattr(layer, "name", ""))
+        if type(layer) is layers.TimeDistributed:
+            layer, name = layer.layer, f"{name}.{layer.layer.name}"
+        linear = isinstance(layer, layers.Dense) or (
+            type(layer) is layers.EinsumDense and is_product(layer.equation)
+        )
+        if linear or (isinstance(layer, CONVOLUTIONS) and not smooths(layer)):
+            made = behind.then(SHARES.get(activation(layer).replace("_", ""), ""), False, False)
+            return passes(layer, made) and (made.ranked or _is_called(layer, name, linear, made))
+        return behind.ranked and isinstance(layer, layers.Layer) and _multiplies(layer)
+
+    def _is_head(self, model: keras.Model, name: str, behind: Behind) -> bool:
+        inside = [node for node in calls(model) if getattr(node.operation, "weights", None)]
+        walk = _Walk(model)
+        ends = walk.ends(replace(behind, named=behind.named and not is_ranking(name)))
+        if not inside or not ends or walk.unseen or not walk.classifiers():
+            return False
+        self.nested = self.nested or walk.nested or len(inside) > 1
+        return True
+
+    def classifiers(self) -> list[Any]:
+        """The calls that are, of those that were found."""
+        last = [node for node in calls(self.model) if id(node) in self.found]
+        made = self.made
+
+        def before(node: Any) -> list[Any]:
+            return [made[id(tensor)] for tensor in node.input_tensors]
+
+        def learned(node: Any) -> bool:
+            return _has_matrix(node.operation)
+
+        found = [Layer(str(node.operation.name), before(node), node, _widths(node)) for node in last]
+        return [layer.made for layer in classifiers_among(found, before, learned)]
 
 
-def behind_of(model: keras.Model, call: Any) -> Behind | None:
-    """What stands between a call and what the model gives; None where that is more than may stand behind a
-    classifier, or nothing of the kind."""
-    if len(model.outputs) != 1 or len(call.outputs) != 1:
-        return None
-    made = {id(tensor): node for node in calls(model) for tensor in node.outputs}
-    node, behind = made[id(model.outputs[0])], Behind()
-    while node is not call:
-        if node.is_input or not _may_stand(node.operation, behind) or len(node.input_tensors) != 1:
-            return None
-        node, behind = made[id(node.input_tensors[0])], _before(node.operation, behind)
-    return behind
+def _widths(node: Any) -> tuple[int, int]:
+    taken, given = (tensors[0].shape[-1] for tensors in (node.input_tensors, node.outputs))
+    return taken or 0, given or 0
 
 
-def _before(layer: Any, behind: Behind) -> Behind:
-    """What stands between the end and what a layer or an operation takes."""
-    name = _called(layer)
-    return behind.then(SHARES.get(name, ""), name in (*SHAPING, *MIXING), name in TURNING)
+def _is_called(layer: Any, name: str, linear: bool, behind: Behind) -> bool:
+    """Whether a dense layer, or a convolution, is a classifier as it is called."""
+    if linear:
+        return behind.takes(name)
+    alone = type(layer) is layers.Conv2D and tuple(layer.kernel_size) == (1, 1)
+    return alone and (is_ranking(name) or name == PREDICTIONS)
 
 
-def _stacked(node: Any, made: Mapping[int, Any]) -> Any:
-    """The call that has stacked tensors for one that adds them, or takes their mean or the greatest; else None."""
-    adds = type(node.operation).__name__ in ("Sum", "Mean", "Max", "Amax") and len(node.input_tensors) == 1
-    if not adds or type((stack := made[id(node.input_tensors[0])]).operation).__name__ != "Stack":
-        return None
-    count = len(stack.outputs[0].shape)
-    said = node.operation.axis if isinstance(node.operation.axis, list | tuple) else [node.operation.axis]
-    same = [None if axis is None else axis % count for axis in said] == [stack.operation.axis % count]
-    return stack if same else None
+def _has_matrix(operation: Any) -> bool:
+    return any(len(weight.shape) > 1 for weight in getattr(operation, "weights", None) or ())
 
 
-def _may_stand(layer: Any, behind: Behind) -> bool:
-    """Whether a layer or an operation may stand between a classifier and the end."""
-    name = _called(layer)
-    between = may_precede(name, behind.ending) or name in SHARES
-    turns = name in (*SHAPING, *TURNING) and behind.turns
-    librarys = type(layer).__module__.startswith(("keras.src.ops.", "keras.src.layers.")) and (between or turns)
-    if not isinstance(layer, keras.layers.Layer):
-        known = type(layer).__module__.startswith("keras.src.ops.") and type(layer).__name__ in OPERATIONS
-        return known or librarys
-    if type(layer) is layers.Activation:
-        return _passes(layer, behind)
-    return isinstance(layer, PASSING) or is_temperature(layer) or librarys
-
-
-def _called(layer: Any) -> str:
-    """What a call computes, as core has it: of an activation, which."""
-    name = _activation(layer) if type(layer) is layers.Activation else type(layer).__name__
-    return name.replace("_", "").lower()
-
-
-def _is_last(layer: Any, behind: Behind) -> bool:
-    if is_functional(layer):  # a head of its own, of which no more has weights than a classifier
-        inside = [node.operation for node in calls(functional(layer)) if getattr(node.operation, "weights", None)]
-        return len(inside) == 1 and ends_in_classifier(functional(layer), behind.ending)
-    name = str(getattr(layer, "name", ""))
-    if type(layer) is not layers.Dense and not isinstance(layer, CONVOLUTIONS):
-        return False
-    made = behind.then(SHARES.get(_activation(layer).replace("_", ""), ""), False, False)
-    if made.ranked:
-        return _passes(layer, made)
-    if type(layer) is layers.Dense:
-        return _passes(layer, made) and not is_projection(name)
-    if type(layer) is layers.Conv2D and tuple(layer.kernel_size) == (1, 1):
-        return _passes(layer, made) and (is_ranking(name) or name == PREDICTIONS)
-    return False
-
-
-def is_temperature(layer: Any) -> bool:
-    """Whether all that a layer learns are single numbers, which makes it no classifier."""
-    weights = layer.weights if isinstance(layer, layers.Layer) else []
-    return bool(weights) and all(len(weight.shape) == 0 for weight in weights)
-
-
-def _activation(layer: Any) -> str:
-    return str(getattr(layer.activation, "__name__", "")).removesuffix("_v2")
-
-
-def _passes(layer: Any, behind: Behind) -> bool:
-    """Whether what makes its numbers active leaves them those of classes."""
-    name = _activation(layer)
-    return name in ACTIVATIONS or may_precede(name, behind.ending)
+def _multiplies(layer: Any) -> bool:
+    """Whether it is a layer with a matrix of weights, and no other is in it."""
+    alone = all(inner is layer for inner in layer._flatten_layers())
+    kind = type(layer).__module__
+    scales = kind.startswith(("keras.src.layers.activations.", "keras.src.layers.normalization."))
+    return alone and _has_matrix(layer) and not scales and not smooths(layer)

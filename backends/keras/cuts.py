@@ -11,7 +11,8 @@ from typing import Any
 
 import keras
 
-from headstart.backends.keras.classifier import behind_of, ends_in_classifier, is_temperature
+from headstart.backends.keras.between import is_temperature
+from headstart.backends.keras.classifier import is_nested
 from headstart.backends.keras.copying import calls, functional, is_functional, structure_of
 from headstart.backends.keras.nested import SEPARATOR, has_models
 from headstart.common.errors import CutError
@@ -117,7 +118,7 @@ def at_end(model: keras.Model, nodes: Mapping[str, Any], samples: int) -> Cut:
     found = dict(arrays(structure_of(model), keras.KerasTensor))
     entry = entry_in(_shapes(found, samples), "", samples, repr(model.name), type(structure_of(model)).__name__)
     node, index = made_by(nodes, found[entry])
-    return _named(node, nodes[node], index)
+    return named(node, nodes[node], index)
 
 
 def tensor_of(model: keras.Model, nodes: Mapping[str, Any], name: str, entry_name: str, samples: int) -> Cut:
@@ -127,13 +128,14 @@ def tensor_of(model: keras.Model, nodes: Mapping[str, Any], name: str, entry_nam
     used = {id(x) for node in calls(model) for x in node.input_tensors} | {id(x) for x in model.outputs}
     taken = [place for place, tensor in enumerate(call.outputs) if id(tensor) in used]
     if len(call.outputs) == 1 or (len(taken) == 1 and not entry_name):
-        return _named(name, call, taken[0] if len(taken) == 1 else 0)
+        return named(name, call, taken[0] if len(taken) == 1 else 0)
     entries = dict(zip(_entries(call), call.outputs, strict=True))
     entry = entry_in(_shapes(entries, samples), entry_name, samples, repr(name), type(call.operation).__name__)
-    return _named(name, call, list(entries).index(entry))
+    return named(name, call, list(entries).index(entry))
 
 
-def _named(node: str, call: Any, index: int) -> Cut:
+def named(node: str, call: Any, index: int) -> Cut:
+    """One of the tensors that a call gives."""
     entry = _entries(call)[index]
     return Cut(node, index, f"{node}.{dotted(entry)}" if entry else node)
 
@@ -234,14 +236,12 @@ def is_inside(model: keras.Model, request: WrapRequest) -> bool:
         except CutError:
             return True
         return False
+    if request.fresh:  # behind a classifier that stands in there, a fresh one would see its numbers
+        return is_nested(model)
     trained = [node for node in nodes.values() if is_trained(node)]
     if not trained or not is_functional(trained[-1].operation):
         return False
-    last = functional(trained[-1].operation)
-    if sum(map(is_trained, calls(last))) == 1:
+    if sum(map(is_trained, calls(functional(trained[-1].operation)))) == 1:
         return False
-    if request.fresh:  # behind a classifier that stands in there, a fresh one would see its numbers
-        behind = behind_of(model, trained[-1])
-        return not ends_in_classifier(model) and behind is not None and ends_in_classifier(last, behind.ending)
     # The rest would be all that has weights.
     return request.rest and len(trained) == 1

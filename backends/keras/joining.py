@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backends.keras.cuts import Cut, before_classifier, check_order, made_by, tensor_of
+from headstart.backends.keras.cuts import Cut, before_classifier, check_order, made_by, named, tensor_of
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import BEFORE
 from headstart.graph.cuts import Paths
@@ -51,6 +51,8 @@ def before_classifiers(
     what all of them do; CutError where these cannot stand side by side."""
     ranks = [name for name, node in nodes.items() if any(node is end for end in ends)]
     apart = read_by(nodes, ends)
+    if fresh and len(apart) == 1 and not nodes[apart[0].node].is_input:  # whatever else goes on to the end
+        return apart[0]
     try:
         cut = before_classifier(model, nodes, paths, ranks)
     except CutError:
@@ -77,7 +79,7 @@ def _before_dropout(nodes: Mapping[str, Any], tensor: Any) -> Cut:
     node, index = made_by(nodes, tensor)
     while isinstance(nodes[node].operation, keras.layers.Dropout):
         node, index = made_by(nodes, nodes[node].input_tensors[0])
-    return Cut(node, index, node)
+    return named(node, nodes[node], index)
 
 
 def _can_stand(tensor: Any) -> bool:

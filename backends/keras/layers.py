@@ -136,8 +136,9 @@ def values_of(layer: layers.Layer) -> int | None:
     is not known."""
     if not isinstance(layer, layers.BatchNormalization):
         return None
-    shape = (layer.get_build_config() or {}).get("input_shape") or (None, None)
-    return None if None in shape[1:] else math.prod(shape[1:]) // shape[layer.axis]
+    shape: tuple[int | None, ...] = (layer.get_build_config() or {}).get("input_shape") or (None, None)
+    sides = [side for side in shape[1:] if side is not None]
+    return None if len(sides) < len(shape) - 1 else math.prod(sides) // (shape[layer.axis] or 1)
 
 
 @cache

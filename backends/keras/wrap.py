@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from headstart.backends.keras.arrays import beside, on_host, to_numpy
-from headstart.backends.keras.classifier import classifiers
+from headstart.backends.keras.classifier import classifiers, unseen
 from headstart.backends.keras.configuration import anew, configured
 from headstart.backends.keras.copying import (
     called_calmly,
@@ -65,6 +65,12 @@ from headstart.models.processors import is_converter, preprocess_of
 NUMBERED, UNNAMED = re.compile(r"(?:jax_|nnx_)?variable(?:_\d+)?"), "variable"
 
 
+HIDDEN = (
+    "{} ends in scores of classes that layer {!r} takes or makes, which cannot be looked into, and a fresh head "
+    "would stand on these: pass cut=, a layer in front of the classifier, or cut='its end' if they are features"
+)
+
+
 def owns(native: Any) -> bool:
     return isinstance(native, keras.Model)
 
@@ -103,10 +109,12 @@ def wrap(request: WrapRequest) -> Wrapping:
     nodes = nodes_of(model, shown)
     paths = paths_of(model, nodes)
     found = classifiers(model, ending)
+    if request.fresh and request.cut is None and (hiding := unseen(model)):
+        raise CutError(HIDDEN.format(request.native.name, hiding))
     ends = found if len(model.outputs) == 1 else []
-    replaced = request.rest or (
-        request.fresh and bool(found) and (bool(paths.cuts) or len(read_by(nodes, ends)) > 1)
-    )
+    apart = read_by(nodes, ends)
+    somewhere = bool(paths.cuts) or len(apart) > 1 or any(not nodes[cut.node].is_input for cut in apart)
+    replaced = request.rest or (request.fresh and bool(found) and somewhere)
     samples = count(request.example)
     at: Cut | Joined | None = None
     if (request.cut == END and not request.rest) or (request.cut is None and not replaced):

@@ -29,8 +29,16 @@ PASSING = (
     "masked_fill", "cat", "concat", "concatenate", "hstack",
 )  # fmt: skip
 RESIZING = ("interpolate", "upsample", "upsample_bilinear", "upsample_nearest")
-GREATEST = ("max", "amax")
+GREATEST = ("max", "amax", "adaptive_max_pool1d", "adaptive_max_pool2d")
 """of the classes of all tokens, as VOLO has it of those that are called a classifier's; else that of an encoder"""
+JOINING = ("sum", "logsumexp")
+"""the same, or of several that were stacked"""
+OF_SEVERAL = ("maximum", "logaddexp")
+POOLED = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
+POOLING = ("max_pool1d", "max_pool2d", "avg_pool1d", "adaptive_avg_pool1d")
+CONVOLUTIONS = ("conv1d", "conv2d")
+COUNTING = ("mul", "truediv", "div", "masked_fill")
+"""what may heed which tokens count, and how many do"""
 LAYERS = (
     nn.Flatten, nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU,
     nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Unflatten, nn.Hardsigmoid, nn.Upsample,
@@ -109,8 +117,8 @@ class Behind(endings.Behind):
 
     summed: bool = False
     """it is summed, so that a layer's own numbers would be no classes'"""
-    named: bool = False
-    """the greatest is taken, or the sum of all tokens, so that only a layer that is called so is a classifier"""
+    trailing: bool = False
+    """over the last axes, on which a convolution has its places"""
     direct: bool = True
     """nothing but what resizes maps and makes probabilities; or what stands before these"""
 
@@ -147,13 +155,15 @@ class _Walk:
         if node.op == "call_module":
             module, path = self.source.get_submodule(str(node.target)), str(node.target)
             name = type(module).__name__
-            if not behind.summed and is_last(module, path, behind, self.single):
+            may_be = not behind.summed or (behind.trailing and not is_linear(module))
+            if may_be and is_last(module, path, behind, self.single):
                 self.found[node] = self._read(node, -1 if is_linear(module) else 1)
                 return behind.stands
             self.hidden = self.hidden or next(module.children(), None) is not None
-            passes = isinstance(module, LAYERS) or name == "DeQuantize"
+            passes = isinstance(module, (*LAYERS, *POOLED)) or name == "DeQuantize"
             if not (passes and next(module.parameters(), None) is None) and not _is_single(module, behind):
                 return False
+            behind = replace(behind, named=behind.named or isinstance(module, POOLED))
             behind = behind.after(name, isinstance(module, DIRECT))
         elif node.op not in ("call_function", "call_method"):
             return False
@@ -163,18 +173,43 @@ class _Walk:
             if name in (("sub",) if behind.summed else PRODUCTS) and (weights := self._matrices(node)):
                 self.found[node] = self._read(node, -1 if name == "linear" else None)
                 return behind.allows((self.traced.names.get(node, ""), *weights))
-            if name not in (*PASSING, *RESIZING, *GREATEST, *SUMMING) and not behind.passes(name):
+            if (further := self._through(node, name, behind)) is None:
                 return False
-            if name in GREATEST or _is_sum_of_tokens(node):
-                behind = replace(behind, named=True)
-            elif name in SUMMING and not _is_sum_of_several(node):
-                alone = may_precede(name, behind.ending) and not behind.named
-                behind = replace(behind, summed=behind.summed or not alone)
-            behind = behind.after("add" if _is_sum_of_several(node) else name, name in (*RESIZING, *ENDINGS))
+            behind = further.after("add" if _is_sum_of_several(node) else name, name in (*RESIZING, *ENDINGS))
         inputs = [taken for taken in node.all_input_nodes if taken in self.traced.names and not _is_size(taken)]
+        if name in COUNTING and sum(map(self._is_learned, inputs)) == 1:
+            inputs = [*filter(self._is_learned, inputs)]
         if behind.named and name == "mul" and len(inputs) > 1:
             return False  # tokens that are weighed by others, as attention pools them
+        inputs = inputs[:1] if name in CONVOLUTIONS else inputs
         return bool(inputs) and all(self.is_rank(taken, behind) for taken in inputs)
+
+    def _is_learned(self, node: fx.Node) -> bool:
+        """Whether parameters are used to compute it."""
+
+        def holds(made: fx.Node) -> bool:
+            if made.op != "call_module":
+                return made.op == "get_attr"
+            return next(self.source.get_submodule(str(made.target)).parameters(), None) is not None
+
+        return any(map(holds, endings.reached([node], lambda made: made.all_input_nodes)))
+
+    def _through(self, node: fx.Node, name: str, behind: Behind) -> Behind | None:
+        """What is behind a function or method that is called so, once more is said of it; None where it may not
+        stand there."""
+        if name in GREATEST or _is_of_tokens(node):
+            return replace(behind, named=True)
+        if _is_of_last_axes(node):
+            return replace(behind, named=True, summed=True, trailing=True)
+        if name in OF_SEVERAL and not behind.ending:
+            return replace(behind, named=behind.named or len(node.all_input_nodes) > 1)
+        if name in SUMMING and not _is_sum_of_several(node):
+            alone = may_precede(name, behind.ending) and not behind.named
+            return replace(behind, summed=behind.summed or not alone)
+        if name in CONVOLUTIONS:
+            return behind if behind.ranked and _argument(node, 6, "groups", 1) != 1 else None
+        known = name in (*PASSING, *RESIZING) or (behind.ranked and name in POOLING)
+        return behind if known or _is_sum_of_several(node) or behind.passes(name) else None
 
     def _read(self, node: fx.Node, axis: int | None) -> Read | None:
         inputs = [taken for taken in node.all_input_nodes if taken in self.traced.names]
@@ -200,11 +235,12 @@ def is_matrix(value: Any) -> bool:
 def is_last(module: nn.Module, path: str, behind: Behind, single: bool) -> bool:
     """Whether a layer is a classifier by what it is, by what it is called, or by what its numbers become.
     `single`: the module gives one thing; a convolution of 1x1 that makes it makes a map of classes."""
-    convolves = isinstance(module, nn.modules.conv._ConvNd)
+    if smooths(module):
+        return False
     if behind.ranked:
-        return is_linear(module) or convolves
+        return is_linear(module) or isinstance(module, nn.modules.conv._ConvNd)
     if is_linear(module):
-        return is_ranking(path) if behind.named else not is_projection(path)
+        return behind.takes(path)
     if not isinstance(module, nn.Conv1d | nn.Conv2d):
         return False
     alone, direct = set(module.kernel_size) == {1}, behind.direct and single  # alone: each place is by itself
@@ -216,8 +252,17 @@ def _is_single(module: nn.Module, behind: Behind) -> bool:
     shared out among classes all that has no matrix of weights, as a norm or a pooling."""
     kind = type(module).__module__
     fits = behind.ranked or (behind.ending and kind == "torch.nn.modules.activation")
-    alone = next(module.children(), None) is None and not any(map(is_matrix, _tensors(module)))
+    single = smooths(module) or not any(map(is_matrix, _tensors(module)))
+    alone = next(module.children(), None) is None and single
     return bool(fits) and kind.startswith("torch.nn.modules.") and alone
+
+
+def smooths(module: nn.Module) -> bool:
+    """Whether it convolves each channel by itself, and so mixes no classes."""
+    return (
+        isinstance(module, nn.modules.conv._ConvNd)
+        and 1 < module.groups == module.in_channels == module.out_channels
+    )
 
 
 def _tensors(module: nn.Module) -> list[torch.Tensor]:
@@ -232,27 +277,40 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def _is_sum_of_several(node: fx.Node) -> bool:
-    """Whether it adds tensors that were stacked for that."""
+    """Whether it adds tensors that were stacked for that, or takes the logarithm of the sum of exponentials."""
     stack = node.all_input_nodes[0] if node.all_input_nodes else node
     axes = _axis(node, None), _axis(stack, 0)
-    if not _is_called(node, "sum") or stack.target is not torch.stack or not all(isinstance(a, int) for a in axes):
+    if not _is_joining(node) or stack.target is not torch.stack or not all(isinstance(a, int) for a in axes):
         return False
     return axes[0] == axes[1] or (axes[0] < 0) != (axes[1] < 0)  # how many there are is not known here
 
 
-def _is_sum_of_tokens(node: fx.Node) -> bool:
+def _is_of_tokens(node: fx.Node) -> bool:
     """Whether it adds what there is of all tokens, `(n, t, c)`, or of all rows of a map."""
-    return _is_called(node, "sum") and not _is_sum_of_several(node) and _axis(node, None) in (1, -2)
+    return _is_joining(node) and not _is_sum_of_several(node) and _axis(node, None) in (1, -2)
 
 
-def _is_called(node: fx.Node, name: str) -> bool:
-    return bool(getattr(node.target, "__name__", node.target) == name)
+def _is_of_last_axes(node: fx.Node) -> bool:
+    """Whether it adds over the last axes, as of all places of `(n, c, t)`, or of a map."""
+    if not _is_joining(node) or _is_sum_of_several(node):
+        return False
+    said = _axis(node, None)
+    axes = {*said} if isinstance(said, list | tuple) else {said}
+    return axes <= {2, 3, -1} or axes in ({-1, -2}, {-1, -2, -3})
+
+
+def _is_joining(node: fx.Node) -> bool:
+    return getattr(node.target, "__name__", node.target) in JOINING
 
 
 def _axis(node: fx.Node, default: int | None) -> Any:
-    """The one axis that is said in a call, `default` where none is."""
-    said = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", default))
+    """The one axis that is said in a call, `default` where none is; several as they are."""
+    said = _argument(node, 1, "dim", node.kwargs.get("axis", default))
     return said[0] if isinstance(said, list | tuple) and len(said) == 1 else said
+
+
+def _argument(node: fx.Node, place: int, name: str, default: Any) -> Any:
+    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 
 
 def _is_size(node: fx.Node) -> bool:

@@ -15,11 +15,14 @@ from torch import nn
 from headstart.backends.torch.arrays import batch_of
 from headstart.backends.torch.classifier import (
     GREATEST,
+    JOINING,
+    OF_SEVERAL,
     PASSING,
     Behind,
     is_last,
     is_linear,
     is_matrix,
+    smooths,
     widths,
 )
 from headstart.backends.torch.ending import tensors
@@ -42,6 +45,7 @@ CALLED = {
 }  # fmt: skip
 """steps -> functions, where the names differ"""
 POOLING = ("maxpool1d", "maxpool2dwithindices")
+POOLED = ("adaptivemaxpool2d",)
 
 
 def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[str, torch.Tensor]:
@@ -107,15 +111,23 @@ class _Walk:
         before = [following for following, _ in step.next_functions if following is not None]
         name = type(step).__name__.partition("Backward")[0].lower()
         called = CALLED.get(name, name)
-        if name in GREATEST or (name == "sum" and not _is_sum_of_several(step, before)):
-            if (less := _axes_less(step, name)) is None:
+        several = _is_sum_of_several(step, before)
+        if name in (*GREATEST, *JOINING) and not several:
+            if (over := _places_of(step, name)) is None:
                 return False
-            behind, axes = replace(behind, named=True), axes + less
+            less, trailing = over
+            behind, axes = replace(behind, named=True, trailing=behind.trailing or trailing), axes + less
+        elif name in POOLED:
+            behind, before = replace(behind, named=True), [_of_one_row(following) for following in before]
+        elif name in OF_SEVERAL and not behind.ending and len(before) > 1:
+            behind = replace(behind, named=True)
+        elif behind.ranked and _is_smoothing(step):
+            before = before[:1]
         elif not _may_stand(name, called, behind) and any(not hasattr(step, "variable") for step in before):
             return False  # of parameters alone anything may be made
         if behind.named and name == "mul" and len(before) > 1:
             return False  # tokens that are weighed by others, as attention pools them
-        behind = behind.after("add" if _is_sum_of_several(step, before) else called, name in DIRECT)
+        behind = behind.after("add" if several else called, name in DIRECT)
         return bool(before) and all(self.is_rank(following, behind, axes) for following in before)
 
     def _ends_at(self, name: str, behind: Behind, axes: int) -> bool:
@@ -124,6 +136,8 @@ class _Walk:
         module, axes_taken = self.source.get_submodule(name), self.takes[name].ndim
         if not behind.stands or (is_projection(name) and not behind.ranked):
             return False
+        if behind.trailing and is_linear(module):
+            return False  # whose classes are on the last axis
         # of tokens, of which the classes of one may be taken, nobody knows here which
         fitting = axes_taken == axes if is_linear(module) else True
         if axes_taken == 2 and not behind.named:
@@ -150,7 +164,7 @@ def _before(step: Any) -> list[Any]:
 
 
 def _may_stand(name: str, called: str, behind: Behind) -> bool:
-    return name in (*STEPS, "sum") or behind.passes(called) or (behind.ranked and name in POOLING)
+    return name in (*STEPS, *JOINING) or behind.passes(called) or (behind.ranked and name in POOLING)
 
 
 def _sizes(step: Any) -> tuple[int, ...] | None:
@@ -161,32 +175,50 @@ def _sizes(step: Any) -> tuple[int, ...] | None:
     return None if sizes is None else tuple(map(int, sizes))
 
 
-def _axis(step: Any, count: int) -> int | None:
-    """The one axis, of so many, that a step says."""
+def _axes(step: Any, count: int) -> list[int]:
+    """Those, of so many, that a step says."""
     said = getattr(step, "_saved_dim", None)
-    said = said[0] if isinstance(said, tuple) and len(said) == 1 else said
-    if not isinstance(said, int):
-        return None
-    return (said - 2**64 if said >= 2**63 else said) % count  # autograd has negative ones as unsigned
+    axes = said if isinstance(said, tuple) else (said,)
+    # autograd has negative ones as unsigned
+    return [(axis - 2**64 if axis >= 2**63 else axis) % count for axis in axes if isinstance(axis, int)]
 
 
 def _is_sum_of_several(step: Any, before: list[Any]) -> bool:
-    """Whether it adds tensors that were stacked for that."""
+    """Whether it adds tensors that were stacked for that, or takes the logarithm of the sum of exponentials."""
     stacks = len(before) == 1 and type(before[0]).__name__.startswith("Stack")
-    if not type(step).__name__.startswith("Sum") or not stacks or (sizes := _sizes(step)) is None:
+    if not type(step).__name__.startswith(("Sum", "Logsumexp")) or not stacks or (sizes := _sizes(step)) is None:
         return False
-    return _axis(step, len(sizes)) is not None and _axis(step, len(sizes)) == _axis(before[0], len(sizes))
+    axes = _axes(step, len(sizes))
+    return len(axes) == 1 and axes == _axes(before[0], len(sizes))
 
 
-def _axes_less(step: Any, name: str) -> int | None:
+def _places_of(step: Any, name: str) -> tuple[int, bool] | None:
     """How many axes fewer a step gives than it takes, which is the greatest, or the sum, of all tokens of
-    `(n, t, c)`; None where it is over other axes, or nobody knows."""
-    if (sizes := _sizes(step)) is None or len(sizes) < 3:
+    `(n, t, c)`, or of all places of `(n, c, t)` or of a map, and whether it is the sum of the latter; None where
+    it is over other axes, or nobody knows."""
+    if (sizes := _sizes(step)) is None or (count := len(sizes)) < 3:
         return None
-    axis = _axis(step, len(sizes))
-    if axis is None or (name == "sum" and axis != len(sizes) - 2):
+    axes = _axes(step, count)
+    last = bool(axes) and count - 1 in axes and min(axes) > 1
+    if len(axes) != 1 and not last:
         return None
-    return 0 if getattr(step, "_saved_keepdim", False) else 1
+    if name in JOINING and not last and axes != [count - 2]:
+        return None
+    return (0 if getattr(step, "_saved_keepdim", False) else len(axes)), last and name in JOINING
+
+
+def _of_one_row(step: Any) -> Any:
+    """What is pooled in one dimension, which torch does in two."""
+    inserted = type(step).__name__.startswith("Unsqueeze")
+    return step.next_functions[0][0] if inserted else step
+
+
+def _is_smoothing(step: Any) -> bool:
+    """Whether it is a convolution of each channel by itself, which mixes no classes."""
+    if not type(step).__name__.startswith("Convolution"):
+        return False
+    weight, groups = step._saved_weight, step._saved_groups
+    return bool(groups > 1 and tuple(weight.shape[:2]) == (groups, 1))
 
 
 def ranks_rows(module: nn.Module, taken: Any, given: Any) -> bool:
@@ -201,4 +233,4 @@ def ranks_places(module: nn.Module, taken: Any, given: Any) -> bool:
     """Whether it may be a classifier of each place of a map, or of each token."""
     places = isinstance(taken, torch.Tensor) and taken.ndim in (3, 4) and isinstance(given, torch.Tensor)
     axes = {nn.Conv1d: 3, nn.Conv2d: 4, nn.ConvTranspose1d: 3, nn.ConvTranspose2d: 4}.get(type(module))
-    return places and (is_linear(module) or taken.ndim == axes)
+    return places and (is_linear(module) or (taken.ndim == axes and not smooths(module)))

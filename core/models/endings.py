@@ -95,6 +95,9 @@ class Behind:
     """nothing but what gives numbers another shape or type, and makes probabilities"""
     turned: bool = False
     """axes are turned, as of features, too: only what probabilities are made of is a classifier"""
+    named: bool = False
+    """the greatest is taken, or the sum of all tokens, as encoders have it of features, too: only a layer that is
+    called so is a classifier, or what probabilities of classes are made of"""
 
     def then(self, ending: str, shapes: bool, turns: bool) -> Self:
         """The same of what is before a step. `ending`: the one that the step is, or the nearest to it; `shapes`:
@@ -121,6 +124,10 @@ class Behind:
         """Whether it is shared out among classes, so that what made it is a classifier however it is called."""
         return is_shared_out(self.ending)
 
+    def takes(self, path: str) -> bool:
+        """Whether a linear layer that is called so is a classifier there, if one may be."""
+        return self.ranked or (is_ranking(path) if self.named else not is_projection(path))
+
 
 APART = (
     "the classifiers at the end of {called}, {names}, read arrays of their own, and a fresh one takes one array: "
@@ -131,6 +138,15 @@ APART = (
 # What people call a linear layer at a module's end: the classifier, or a projection that encoders end in.
 RANKINGS = ("classifier", "head", "fc", "logits")
 PROJECTIONS = ("proj", "embed", "neck", "bottleneck")
+
+
+def is_product(einsum: object) -> bool:
+    """Whether it is said to multiply the last axis by a matrix, as a linear layer does."""
+    if not isinstance(einsum, str) or "->" not in einsum or einsum.count(",") != 1:
+        return False
+    taken, matrix, given = einsum.replace(" ", "").replace("->", ",").split(",")
+    plain = bool(taken and given) and taken[:-1] == given[:-1] and len(matrix) == 2
+    return plain and taken[-1] != given[-1] and {taken[-1], given[-1]} == {*matrix}
 
 
 def is_projection(path: str) -> bool:

@@ -3,10 +3,12 @@ are found, or said, so that no fresh head stands behind old logits without a wor
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from own import fit
 
 import headstart as hs
 from headstart.common.errors import CutError
@@ -50,7 +52,7 @@ def test_a_layer_of_ones_own_that_is_no_linear_one(own: Any, how: str) -> None:
 
 @pytest.mark.parametrize("equation", ["bd,bdc->bc", "bd,dc->cb", "bd,cb->cd", "bd,de->bef", "d,dd->d"])
 def test_a_product_that_is_no_linear_layer(own: Any, equation: str) -> None:
-    from headstart.backends.jax.classifier import is_product
+    from headstart.models.endings import is_product
 
     assert not is_product(equation)
 
@@ -129,4 +131,54 @@ def test_a_long_row_of_residual_blocks(own: Any, normed: bool) -> None:
     from headstart.backends.jax.classifier import classifier_of, watched
 
     module = own.Row(400, normed)
-    assert classifier_of(lambda x: watched(module, lambda clone: clone(x)), ROWS).path is None
+    assert classifier_of(lambda x: watched(module, lambda clone: clone(x)), ROWS).paths == ()
+
+
+@pytest.mark.parametrize(
+    "how", ["sum", "max", "pooled", "one", "masked", "soft", "shared", "mean", "average", "smooth"]
+)
+def test_a_classifier_of_each_token(own: Any, how: str) -> None:
+    """Of whose numbers the sum is taken, or the greatest, or probabilities are made."""
+    module = own.Tokens(how)
+    pooled = hs.forward(hs.wrap(module, **FRESH), ROWS, "pool")["pool"]
+    assert relative_error(pooled, np.asarray(module.features(ROWS)).mean(1)) < 1e-5
+
+
+@pytest.mark.parametrize("how", ["hidden", "hidden sum", "attended"])
+def test_what_is_joined_of_tokens_may_be_features(own: Any, how: str) -> None:
+    assert hs.wrap(own.Tokens(how), **FRESH).module_cut == "its end"
+
+
+@pytest.mark.parametrize("how", ["both", "maps", "logs"])
+def test_what_several_classifiers_read_stands_side_by_side(own: Any, how: str) -> None:
+    module = own.Tokens(how)
+    tokens = np.asarray(module.features(ROWS))
+    expected = np.concatenate([tokens[:, 0], tokens.mean(1) if how == "maps" else tokens[:, 1]], 1)
+    model = hs.wrap(module, **FRESH)
+    assert model.module_cut == "before head, dist"
+    assert relative_error(hs.forward(model, ROWS, "trunk")["trunk"], expected) < 1e-5
+    assert not [name for name in model.params if name.startswith(("trunk.head", "trunk.dist"))]
+    again = hs.wrap(module, model.module_cut, **FRESH)
+    assert again.graph["trunk"].attrs["part"].structure == model.graph["trunk"].attrs["part"].structure
+
+
+def test_several_classifiers_of_linens(own: Any, tmp_path: Path) -> None:
+    module = own.LinenTokens("both")
+    made = variables(module)
+    model = hs.wrap(module, params=made, **FRESH)
+    assert model.module_cut == "before head, dist"
+    tokens = module.apply(made, ROWS, capture_intermediates=True)[1]["intermediates"]["norm"]["__call__"][0]
+    assert relative_error(hs.forward(model, ROWS, "trunk")["trunk"], np.asarray(tokens)) < 1e-5
+    rows = np.random.default_rng(2).standard_normal((8, 6)).astype("f")
+    data = hs.data.arrays(rows, np.arange(8) % 3).split(0.5, seed=0)
+    after = fit(model, data, tmp_path, mode="full", batch_norm="train", epochs=1).model.params
+    moved = {name for name in after if (after[name] != model.params[name]).any()}
+    assert {"trunk.batch_stats.norm.mean", "trunk.params.first.kernel"} <= moved
+    assert hs.wrap(own.LinenTokens("max"), params=made, **FRESH).module_cut == "before head"
+
+
+def test_classifiers_that_cannot_be_cut_off_are_told(own: Any) -> None:
+    with pytest.raises(CutError, match="'head' is called 2 times, so it cannot be cut at"):
+        hs.wrap(own.Tokens("again"), **FRESH)
+    with pytest.raises(CutError, match="'head', 'whole', read arrays of their own"):
+        hs.wrap(own.Tokens("input"), **FRESH)

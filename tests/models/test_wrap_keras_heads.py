@@ -246,3 +246,44 @@ def test_a_row_of_residual_blocks_ends_in_no_classifier(kinds: Any, how: str) ->
     """However its layers are called; numbers of classes that are refined begin in one."""
     made = hs.wrap(kinds.rows_of(how), head="linear", classes=3)
     assert made.module_cut == ("first" if how == "refined" else "its end")
+
+
+JOINED = (
+    *("pooled", "sum in a lambda", "max", "soft", "shared", "shared lambda", "own", "distributed", "einsum"),
+    *("smooth", "grouped", "one", "masked"),
+)
+
+
+@pytest.mark.parametrize("how", JOINED)
+def test_a_classifier_of_each_token(kinds: Any, how: str) -> None:
+    """Of whose numbers the sum is taken, or the greatest, or probabilities are made."""
+    model, before = kinds.joined(how)
+    pooled = hs.forward(hs.wrap(model, name="it", **FRESH), X, "pool")["pool"]
+    assert relative_error(pooled, kinds.run(before, X).mean(1)) < 1e-5
+
+
+@pytest.mark.parametrize("how", ["larger", "logs", "in a lambda", "deep"])
+def test_what_is_made_of_the_numbers_of_several_classifiers(kinds: Any, how: str) -> None:
+    model, before = kinds.joined(how)
+    tokens = kinds.run(before, X)
+    expected = [tokens[:, 0], tokens[:, 1]]
+    if how == "deep":
+        names = ("first", "second")
+        inner = [model.get_layer(name).get_layer(f"{name}_in") for name in names]
+        expected = [kinds.ops.convert_to_numpy(f(x)) for f, x in zip(inner, expected, strict=True)]
+    trunk = hs.forward(hs.wrap(model, name="it", **FRESH), X, "trunk")["trunk"]
+    either = [relative_error(trunk, np.concatenate(parts, 1)) for parts in (expected, expected[::-1])]
+    assert min(either) < 1e-5
+
+
+@pytest.mark.parametrize("how", ["hidden", "unit", "attended", "opaque features"])
+def test_what_is_joined_of_tokens_may_be_features(kinds: Any, how: str) -> None:
+    assert hs.wrap(kinds.joined(how)[0], name="it", **FRESH).module_cut == "its end"
+
+
+@pytest.mark.parametrize("how", ["opaque", "closed"])
+def test_a_layer_that_cannot_be_looked_into_is_told(kinds: Any, how: str) -> None:
+    model, _ = kinds.joined(how)
+    with pytest.raises(CutError, match=r"scores of classes that layer 'end' takes or makes.*cut='its end'"):
+        hs.wrap(model, name="it", **FRESH)
+    assert hs.wrap(model, "its end", name="it", **FRESH).module_cut == "its end"

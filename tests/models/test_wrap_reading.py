@@ -47,6 +47,8 @@ READ = {
     "added": lambda x: [x[:, 0], x[:, 1]],
     "beside": lambda x: [x[:, 0], x[:, 1]],
     "mixed": lambda x: [x[:, 0], x[:, 1]],
+    "logs": lambda x: [x[:, 0], x[:, 1]],
+    "larger": lambda x: [x[:, 0], x[:, 1]],
     "wide": lambda x: [x[:, 0], x[:, 1:3].reshape(len(x), -1)],
 }
 
@@ -99,7 +101,9 @@ def test_a_row_of_residual_blocks_ends_in_no_classifier(own: Any, names: tuple[s
 
 
 @pytest.mark.parametrize("traced", [True, False])
-@pytest.mark.parametrize("kind", ["relu", "scaled", "module", "norm", "turned", "wide", "proj"])
+@pytest.mark.parametrize(
+    "kind", ["relu", "scaled", "module", "norm", "turned", "wide", "proj", "smooth", "smooth by hand"]
+)
 def test_what_probabilities_are_made_of_is_no_feature(own: Any, kind: str, traced: bool) -> None:
     """As in torchaudio's Wav2Letter, with a ReLU before its log-softmax."""
     module = made(own, "Active", kind, traced)
@@ -109,18 +113,33 @@ def test_what_probabilities_are_made_of_is_no_feature(own: Any, kind: str, trace
 
 
 @pytest.mark.parametrize("traced", [True, False])
-@pytest.mark.parametrize("kind", ["gelu", "leaky", "turned back", "codes"])
+@pytest.mark.parametrize("kind", ["gelu", "leaky", "turned back", "codes", "greatest"])
 def test_what_was_active_last_is_a_feature(own: Any, kind: str, traced: bool) -> None:
     module = made(own, "Active", kind, traced)
     assert hs.wrap(module, head="linear", classes=3, example=frames(own, module)[0]).module_cut == "its end"
 
 
 @pytest.mark.parametrize("traced", [True, False])
-@pytest.mark.parametrize("kind", ["tokens", "summed"])
+@pytest.mark.parametrize("kind", ["tokens", "summed", "soft", "masked"])
 def test_a_classifier_of_each_token(own: Any, kind: str, traced: bool) -> None:
     module = made(own, "Distilled", kind, traced)
     pooled = hs.forward(hs.wrap(module, **FRESH), X, "pool")["pool"]
     assert relative_error(pooled, features(own, module).mean(1)) < 1e-5
+
+
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("kind", ["pooled", "summed", "soft"])
+def test_a_classifier_of_each_frame(own: Any, kind: str, traced: bool) -> None:
+    """Whose numbers of all frames are added, or the greatest of them taken."""
+    module = made(own, "Active", kind, traced)
+    x, expected = frames(own, module)
+    model = hs.wrap(module, head="linear", classes=3, example=x)
+    assert relative_error(hs.forward(model, x, "trunk")["trunk"], expected.transpose(0, 2, 1)) < 1e-5
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_what_is_joined_of_all_tokens_may_be_features(own: Any, traced: bool) -> None:
+    assert hs.wrap(made(own, "Distilled", "hidden", traced), **FRESH).module_cut == "its end"
 
 
 @pytest.mark.parametrize("traced", [True, False])
