@@ -424,7 +424,8 @@ def _warn_of_rounding(values: np.ndarray, targets: np.ndarray, names: Sequence[s
     """DataWarning for targets that 32 bits round by more than `ROUNDED` of what they vary by, such as seconds
     since 1970. `values`, `targets`: float64 and float32 `(n, d)`."""
     off, deviation = np.abs(values - targets).max(0), values.std(0)
-    if (lost := np.flatnonzero(off > ROUNDED * deviation)).size and deviation[lost[0]]:
+    varies = values.min(0) < values.max(0)
+    if (lost := np.flatnonzero((off > ROUNDED * deviation) & varies)).size:
         k = int(lost[0])
         warnings.warn(
             f"the targets in column {names[k]!r} reach to {np.abs(values[:, k]).max():.6g} and deviate by "

@@ -654,5 +654,7 @@ def test_targets_that_32_bits_round_away_are_said(root: Path) -> None:
     seconds = [1_700_000_000.0 + 10 * i for i in range(12)]  # 32 bits have multiples of 128 there
     with pytest.warns(DataWarning, match=r"column 'y' reach to 1.7e\+09 and deviate by 34.5, and 32 bits"):
         of(root, y=seconds, task="regression")
+    with pytest.warns(DataWarning, match="column 'b' reach to"):
+        of(root, label=["a", "b"], a=[0.1] * 12, b=seconds)
     for fine in ([1e9 * i for i in range(12)], [1990 + i for i in range(12)], [0.1 * i for i in range(12)]):
         assert of(root, y=fine, task="regression").task == "regression"
