@@ -20,13 +20,13 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from headstart.common.errors import HeadstartError, SettingError
 from headstart.common.places import expanded
-from headstart.common.redact import redacted
+from headstart.common.redact import names_in, redacted
 from headstart.common.sizes import binary_size
 
 T = TypeVar("T")
@@ -48,8 +48,9 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def json_text(content: Any, indent: int | None = None) -> str:
-    """`content` as JSON that every reader takes: ASCII, null for what is not finite, and no secrets."""
-    return json.dumps(_plain(content), indent=indent, allow_nan=False)
+    """`content` as JSON that every reader takes: ASCII, null for what is not finite, and no secrets. Names of
+    classes and of pictures (`names_in`) stay as they are."""
+    return json.dumps(_plain(content, frozenset(names_in(content))), indent=indent, allow_nan=False)
 
 
 def outdated(path: Path) -> None:
@@ -268,18 +269,20 @@ def _remove_unfinished(folder: Path, age: float) -> None:
                     Path(entry.path).unlink()
 
 
-def _plain(value: Any) -> Any:
-    """As JSON has it."""
+def _plain(value: Any, names: Collection[str]) -> Any:
+    """As JSON has it. `names`: texts that stay as they are."""
     if isinstance(value, str):
-        return redacted(value)
+        return value if value in names else redacted(value)
     if isinstance(value, bool) or value is None or isinstance(value, int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {redacted(name) if isinstance(name, str) else name: _plain(entry) for name, entry in value.items()}
+        return {
+            _plain(name, names) if isinstance(name, str) else name: _plain(v, names) for name, v in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [_plain(entry, names) for entry in value]
     if hasattr(value, "tolist"):  # numpy's numbers and arrays
-        return _plain(value.tolist())
+        return _plain(value.tolist(), names)
     return value

@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 HIDDEN = "***"
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "AWS_SECRET_ACCESS_KEY")
 LEAST = 8  # characters of a variable's value; a shorter one would be found in ordinary words
+NAMED = frozenset(("classes", "labels", "values", "probabilities", "image"))
+"""entries of results below which the names of classes and of pictures stand"""
 
 _KINDS = r"token|secret|passw(?:or)?d|passphrase|api[_-]?key|(?:access|secret)[_-]?key|signature"
 _NAMES = rf"(?:[\w-]*[_-])?(?:{_KINDS})"
@@ -39,6 +42,23 @@ def redacted(text: str) -> str:
     for pattern in (_QUERY, _OPTION, _ASSIGNED, _BEARER):
         text = pattern.sub(rf"\g<1>{HIDDEN}", text)
     return _TOKEN.sub(HIDDEN, text)
+
+
+def names_in(results: Any, inside: bool = False) -> Iterator[str]:
+    """The names of classes and pictures in JSON-able results. They are somebody's own, and what results are joined
+    by with other tables: whatever one looks like ("flag bearer uniforms", "sk-castle-in-the-evening-01.png"), it
+    is no secret, and stays as it is. An address is none of them. `inside`: whether all of `results` is below an
+    entry of `NAMED`."""
+    if isinstance(results, str):
+        if inside and "://" not in results:
+            yield results
+    elif isinstance(results, Mapping):
+        for key, entry in results.items():
+            yield from names_in(key, inside)
+            yield from names_in(entry, inside or key in NAMED)
+    elif isinstance(results, list | tuple):
+        for entry in results:
+            yield from names_in(entry, inside)
 
 
 def redacted_command(arguments: Iterable[str]) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from headstart.common.redact import redacted
+from headstart.common.redact import names_in, redacted
 from headstart.common.text import amount_text, printable, share_text
 from headstart.report.series import finite
 
@@ -16,16 +16,21 @@ SPACE = "\N{NO-BREAK SPACE}"
 
 def cleaned(value: Any) -> Any:
     """`value` with every text in it fit for a page: what is not printable (control characters, marks that turn the
-    direction of writing, halves of characters) comes as an escape sequence; ends of lines and tabs stay."""
+    direction of writing, halves of characters) comes as an escape sequence; ends of lines and tabs stay. Secrets
+    are taken out of all but the names of classes and pictures."""
+    return _cleaned(value, frozenset(names_in(value)))
+
+
+def _cleaned(value: Any, names: Collection[str]) -> Any:
     if isinstance(value, str):
-        value = value if value.startswith("data:") else redacted(value)
+        value = value if value.startswith("data:") or value in names else redacted(value)
         if value.isascii() and value.isprintable():
             return value
         return "".join(character if character in "\n\t" else printable(character) for character in value)
     if isinstance(value, Mapping):
-        return {cleaned(str(key)): cleaned(entry) for key, entry in value.items()}
+        return {_cleaned(str(key), names): _cleaned(entry, names) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [cleaned(entry) for entry in value]
+        return [_cleaned(entry, names) for entry in value]
     return value
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import headstart as hs
 from headstart.common.errors import DownloadError, HeadstartError
 from headstart.common.outputs import write_json
 from headstart.common.redact import redacted, redacted_command
 from headstart.common.text import say
 from headstart.training.comparison import new_comparison
+from headstart.training.history import History, Record, Seconds
 
 pytestmark = pytest.mark.neutral
 
@@ -100,3 +102,41 @@ def test_the_command_of_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SECRET not in json.dumps(command)
     assert command[-2:] == ["--seed", "1"]
     assert redacted_command(["--token", "--seed", "1"]) == ["--token", "--seed", "1"]
+
+
+def test_names_of_classes_and_pictures_are_no_secrets(tmp_path: Path) -> None:
+    """By them results are joined with other tables, and a saved run predicts."""
+    kinds = [
+        "flag bearer uniforms",
+        "flag bearer children",
+        "sk-learn-cheatsheet-number-1",
+        "hf_20260101120000001",
+    ]
+    pictures = ["photos/sk-castle-in-the-evening-01.png", "hf_20260101120000001.jpg"]
+    results = {
+        "classes": kinds,
+        "per_class": [{"class": kinds[0]}],
+        "class_weights": {kinds[1]: 2.0},
+        "rows": [
+            {"image": name, "labels": [[kinds[2], 0.5]], "probabilities": {kinds[3]: 1.0}} for name in pictures
+        ],
+        "message": f"Authorization: Bearer {SECRET}",
+    }
+    written = json.loads(write_json(tmp_path / "a.json", results).read_text())
+    assert written == {**results, "message": "Authorization: Bearer ***"}
+    predictions = write_json(
+        tmp_path / "b.json", [{"image": name, "classes": [[kinds[0], 1.0]]} for name in pictures]
+    )
+    assert [row["image"] for row in json.loads(predictions.read_text())] == pictures
+    address = f"https://user:{SECRET}@hub.example/a.png"
+    assert SECRET not in write_json(tmp_path / "c.json", [{"image": address}, {"classes": [address]}]).read_text()
+
+
+@pytest.mark.parametrize("kinds", [("flag bearer uniforms", "flag bearer children")])
+def test_a_saved_run_keeps_the_names_of_its_classes(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    record = Record(1, 0.5, 0.5, None, None, Seconds(), 0.1, (0.5,))
+    run = hs.Run(
+        hs.model("lenet", classes=kinds), "full", None, "torch", History([record]), data={"classes": [*kinds]}
+    )
+    again = hs.load(run.save(tmp_path / "run"))
+    assert again.model.classes == kinds and again.data["classes"] == [*kinds]
