@@ -182,6 +182,20 @@ def mlp(inputs: int, outputs: int, seed: int = 0) -> nnx.Module:
     return nnx.Sequential(first, nnx.relu, last)
 
 
+class Named(nnx.Module):
+    """Takes one array, by its name."""
+
+    def __init__(self) -> None:
+        self.mlp = mlp(6, 2)
+
+    def __call__(self, numbers: jax.Array) -> jax.Array:
+        return self.mlp(numbers)
+
+
+def named() -> nnx.Module:
+    return Named()
+
+
 def init(seed: int) -> nnx.Module:
     return small(seed)
 

@@ -123,6 +123,13 @@ def mlp(inputs: int, outputs: int, seed: int = 0) -> keras.Model:
     return keras.Sequential([keras.Input((inputs,)), layers.Dense(6, "relu"), layers.Dense(outputs, name=MLP_END)])
 
 
+@seeded(0)
+def named() -> keras.Model:
+    """Takes one array, by its name."""
+    x = keras.Input((6,), name="numbers")
+    return keras.Model({"numbers": x}, layers.Dense(2)(layers.Dense(6, "relu")(x)))
+
+
 init = None
 
 

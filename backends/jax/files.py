@@ -53,7 +53,7 @@ def exported_of(program: Program) -> export.Exported:
     graphdef, state = nnx.split(network)
 
     def computed(**arrays: jax.Array) -> dict[str, jax.Array]:
-        x = arrays if len(arrays) > 1 else next(iter(arrays.values()))
+        x = arrays if program.by_name else next(iter(arrays.values()))
         y = nnx.merge(graphdef, state)(x).astype(jnp.float32)
         return {name: MAKES[how](y) for name, how in program.outputs.items()}
 

@@ -78,7 +78,7 @@ def _saved_model(program: Program, path: Path, texts: Texts) -> None:
 
     model = model_of(program)
     entries = {name: tf.TensorSpec((None, *shape), dtype, name) for name, shape, dtype in program.inputs}
-    taken = entries if len(entries) > 1 else entries[program.inputs[0].name]
+    taken = entries if program.by_name else entries[program.inputs[0].name]
     archive = keras.export.ExportArchive()
     if program.graph.backend is not None:  # what layers of the user's own hold beside their weights
         archive.track(model)  # by which all weights are in the folder twice

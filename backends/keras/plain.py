@@ -98,7 +98,7 @@ NAMES = {**ATTRIBUTES, "scale": EMBEDDED, "class_token": EMBEDDED, "position": E
 def model_of(program: Program) -> keras.Model:
     """It takes the program's input, or a dict of them by their names, and gives a dict of its outputs."""
     inputs = {name: keras.Input(shape, dtype=dtype, name=name) for name, shape, dtype in program.inputs}
-    taken = next(iter(inputs.values())) if len(inputs) == 1 else inputs
+    taken = inputs if program.by_name else next(iter(inputs.values()))
     y = emitted(program.graph, taken, Style(), EMITTERS)[program.graph.output]
     y = y if y.dtype == "float32" else ops.cast(y, "float32")
     outputs = {name: MAKES[how](y) for name, how in program.outputs.items()}

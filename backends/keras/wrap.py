@@ -292,7 +292,7 @@ def view(part: NativePart, name: str) -> keras.Model:
 
 def call(model: keras.Model, x: Any) -> Any:
     """The model on a tensor, or on a dict of tensors by its inputs' names."""
-    return model([x[name] for name in sorted(x)] if isinstance(x, dict) else x)
+    return model(one_or_all([x[name] for name in sorted(x)]) if isinstance(x, dict) else x)
 
 
 # ---- what it takes

@@ -40,6 +40,7 @@ class Exportable(nn.Module):
         self.network = network.to(memory_format=torch.contiguous_format)
         self.outputs = dict(program.outputs)
         self.names = tuple(entry.name for entry in program.inputs)
+        self.by_name = program.by_name
 
         def forward(**arrays: torch.Tensor) -> dict[str, torch.Tensor]:
             return self.computed(arrays)
@@ -51,7 +52,7 @@ class Exportable(nn.Module):
         self.forward = forward
 
     def computed(self, arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if len(self.names) > 1:
+        if self.by_name:
             y = self.network(dict(arrays))
         else:
             ((name, x),) = arrays.items()

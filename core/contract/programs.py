@@ -44,6 +44,8 @@ class Program:
     `IMAGES`. `PIXEL_VALUES` come as the framework has pictures, everything else with the channels last"""
     params: Mapping[str, np.ndarray]
     inputs: tuple[Input, ...]
+    by_name: bool
+    """whether the graph takes a dict of its inputs by their names, also of a single one; else it takes the one"""
     outputs: Mapping[str, str]
     """name -> what makes it of the graph's output: `SOFTMAX`, `SIGMOID`, or "" for the output itself, float32 with
     the channels last. In this order"""

@@ -46,7 +46,7 @@ def program_of(graph: Graph, shape: tuple[int, ...]) -> Program:
     folded, params = fold(without_inert(graph.main), initial_params(graph, 0))
     graph = folded.normalized((0.02, 0.02, 0.02), (-2.0, -2.0, -2.0), False)
     outputs = {"logits": "", "probabilities": SOFTMAX}
-    return Program(graph, params, (Input(IMAGES, shape, "uint8"),), outputs)
+    return Program(graph, params, (Input(IMAGES, shape, "uint8"),), False, outputs)
 
 
 def is_plain(text: str) -> bool:

@@ -246,6 +246,7 @@ def test_loaders_open_files_by_the_framework_alone() -> None:
     scope="module",
     params=[
         "several arrays",
+        pytest.param("one array by its name", marks=pytest.mark.slow("keras")),
         # the files of models of the zoo have classifiers and pictures
         pytest.param("its own classifier", marks=pytest.mark.slow("keras", "jax")),
         pytest.param("pictures", marks=pytest.mark.slow("keras", "jax")),
@@ -259,6 +260,14 @@ def owned(backend: str, request: pytest.FixtureRequest) -> SimpleNamespace:
         data = hs.data.arrays(rows, np.arange(20) % 2, classes=["a", "b"])
         model = hs.wrap(module.text(), cut=module.TEXT_CUT, head="linear", classes=["a", "b"], example=data)
         given, expected = {name: np.asarray(array) for name, array in rows.items()}, rows
+    elif request.param == "one array by its name":
+        rows = {"numbers": np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)}
+        model, data, given, expected = (
+            hs.wrap(module.named(), head="linear", classes=["a", "b"], example=rows),
+            None,
+            rows,
+            rows,
+        )
     else:
         settings = {"head": "linear", "classes": CLASSES} if request.param == "pictures" else {}
         model, data = wrapped(module, **settings), None

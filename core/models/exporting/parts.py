@@ -143,4 +143,5 @@ def program(
             outputs[names.probable] = names.makes
     texts = texts_of(model, part, taken)
     texts["inputs"] = canonical_json({name: [dtype, ["n", *shape]] for name, shape, dtype in inputs})
-    return Program(graph, params, inputs, outputs), texts
+    by_name = part != HEAD and isinstance(model.preprocess, Arrays) and not model.preprocess.alone
+    return Program(graph, params, inputs, by_name, outputs), texts
