@@ -26,7 +26,7 @@ from headstart.models.architecture import Architecture
 from headstart.models.imported import NAME, SUFFIX, folder, replacing
 from headstart.models.pickles import SUFFIXES, convert
 from headstart.models.tensors import tensor_chunks
-from headstart.models.weights import RANDOM, count_outputs, fit_to, read_weights
+from headstart.models.weights import RANDOM, count_outputs, fit_to, meaning, read_weights
 from headstart.models.zoo import architecture
 
 
@@ -82,6 +82,7 @@ def import_weights(
         "source": redacted(str(path.absolute())),
         "source_sha256": source_sha256,
         **({"classes": json.dumps(list(names))} if names is not None else {}),
+        **meaning(**file.means),
     }
     tensors = {
         theirs: np.ascontiguousarray(params[ours]).reshape(shape)

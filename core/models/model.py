@@ -212,7 +212,7 @@ def model(
     graph.shapes((preprocess.size, preprocess.size, 3))
     drawn = frozenset(shapes.keys() - from_file.keys())
     params = initial_params(graph, seed, drawn) | from_file
-    return Model(
+    made = Model(
         name,
         graph,
         {n: params[n] for n in shapes},
@@ -223,6 +223,8 @@ def model(
         drawn,
         named,
     )
+    # a classifier that is kept means what it meant
+    return made if file is None or classes is not None else replace(made, **file.means)
 
 
 def _graph(arch: Architecture, classes: int, head: Head, size: int, auxiliary: bool | None) -> Graph:

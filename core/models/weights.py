@@ -6,18 +6,22 @@ Invariant: whatever `weights=` names is either read whole, or nothing of it is u
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from headstart.common.errors import DownloadError, SettingError, UnknownNameError, WeightsError
 from headstart.common.places import expanded
 from headstart.common.reading import check_regular, parse_json
+from headstart.common.text import shortened
+from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.data.names import normal
 from headstart.data.preprocess import Preprocess
 from headstart.graph import Graph
@@ -45,6 +49,8 @@ class WeightFile:
     preprocess: Preprocess | None
     """the preprocessing it was trained with, where the file says so"""
     classes: tuple[str, ...] | None
+    means: Mapping[str, Any] = field(default_factory=dict)
+    """`task` and `threshold` of a `Model` with its classifier, where the file says them"""
 
 
 def load_weights(arch: Architecture, weights: str | Path) -> WeightFile:
@@ -151,9 +157,32 @@ def read_weights(path: Path) -> WeightFile:
             unwrapped(params),
             Preprocess.from_dict(preprocess) if preprocess is not None else None,
             tuple(normal(str(name)) for name in classes) if classes is not None else None,
+            _meant(metadata),
         )
     except (ValueError, TypeError, AttributeError, SettingError) as error:
         raise WeightsError(f"{path}: its metadata cannot be read ({error})") from error
+
+
+def meaning(task: str = SINGLE, threshold: float | None = None) -> dict[str, str]:
+    """The entries of a weight file's metadata that say what the outputs of its classifier mean, see `Model.task`;
+    none of one class a sample, which is what a file means that has no such entry."""
+    if task == SINGLE:
+        return {}
+    return {"task": task, **({"threshold": json.dumps(threshold)} if task == MULTI else {})}
+
+
+def _meant(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The inverse of `meaning`. ValueError for a threshold that is none. Other programs' files may have a `task`
+    that means something else."""
+    task = metadata.get("task")
+    if task not in (MULTI, REGRESSION):
+        return {}
+    if task == REGRESSION:
+        return {"task": task}
+    threshold = parse_json(metadata.get("threshold", "null"))
+    if not isinstance(threshold, float) or not 0 < threshold < 1:
+        raise ValueError(f"its threshold is {shortened(str(threshold))}; expected a probability")
+    return {"task": task, "threshold": threshold}
 
 
 def _as_stated(arch: Architecture, published: Hub | Pickled | Packaged, file: WeightFile) -> WeightFile:

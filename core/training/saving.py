@@ -29,6 +29,7 @@ from headstart.common.version import __version__
 from headstart.models import Model
 from headstart.models.layouts import published
 from headstart.models.tensors import tensor_chunks
+from headstart.models.weights import meaning
 from headstart.store.keys import spec_digest
 from headstart.training.run_record import RunRecord
 
@@ -88,6 +89,7 @@ def weights_chunks(model: Model, said: Mapping[str, str] | None = None) -> list[
         "architecture": model.name,
         "preprocess": json.dumps(model.preprocess.as_dict()),
         **({"classes": json.dumps(list(model.classes))} if model.named_classes else {}),
+        **meaning(model.task, model.threshold),
         **(said or {}),
     }
     return tensor_chunks(published(model.graph, model.params, model.layouts[0]), metadata)

@@ -20,8 +20,17 @@ from exporting import CLASSES, photographs, small_model, validation
 from PIL import Image
 
 import headstart as hs
-from headstart.errors import BackendError, ExportError, HeadstartError, SettingError, UnknownNameError
+from headstart.errors import (
+    BackendError,
+    ExportError,
+    HeadstartError,
+    SettingError,
+    UnknownNameError,
+    WeightsError,
+)
 from headstart.models.exporting import onnx_model as writer
+from headstart.models.importing import import_weights
+from headstart.models.tensors import tensor_chunks
 from headstart.training.exporting import verify
 from headstart.training.exporting.formats import formats
 from headstart.training.history import History, Record, Seconds
@@ -131,13 +140,35 @@ def test_a_run_leaves_where_no_framework_is_installed(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.of("torch")
-def test_weights_alone(run: hs.Run, tmp_path: Path) -> None:
-    model = hs.model("lenet", classes=CLASSES)
+@pytest.mark.parametrize("task", ["single", "multi", "regression"])
+def test_weights_alone(task: str, run: hs.Run, tmp_path: Path) -> None:
+    """Whoever opens them again gets what they were, and also what their outputs mean."""
+    threshold = 0.3 if task == "multi" else 0.5
+    model = replace(hs.model("lenet", classes=CLASSES), task=task, threshold=threshold)
     exported = hs.export(model, tmp_path / "out.safetensors", photographs(), backend=run.backend, device="cpu")
-    again = hs.model("lenet", weights=exported.path)
-    assert again.classes == CLASSES
-    assert all(np.array_equal(again.params[name], model.params[name]) for name in model.params)
+    kept = import_weights(exported.path, "lenet", "mine")
+    for weights in (exported.path, kept, "mine"):
+        again = hs.model("lenet", weights=weights)
+        assert (again.classes, again.task, again.threshold) == (CLASSES, task, threshold)
+        assert all(np.array_equal(again.params[name], model.params[name]) for name in model.params)
+    assert hs.model("lenet", weights=kept, classes=2).task == "single", "of a fresh classifier nothing is known"
     assert exported.verification is not None and exported.verification.largest < 1e-5
+
+
+@pytest.mark.of("torch")
+def test_what_other_files_call_a_task(run: hs.Run, tmp_path: Path) -> None:
+    model = hs.model("lenet", classes=CLASSES)
+    meant = (
+        {"task": "image-classification"},
+        {"task": "multi", "threshold": "0.25"},
+        {"task": "multi", "threshold": "2"},
+    )
+    for place, said in enumerate(meant):
+        (tmp_path / f"{place}.safetensors").write_bytes(b"".join(tensor_chunks(model.params, said)))
+    assert hs.model("lenet", weights=tmp_path / "0.safetensors").task == "single"
+    assert hs.model("lenet", weights=tmp_path / "1.safetensors").threshold == 0.25
+    with pytest.raises(WeightsError, match="its threshold is 2; expected a probability"):
+        hs.model("lenet", weights=tmp_path / "2.safetensors")
 
 
 # ---- on which samples
@@ -281,6 +312,12 @@ def test_what_is_asked_for_must_be_possible(run: hs.Run, tmp_path: Path) -> None
         (SettingError, "half='yes'; expected True or False", out, {"half": "yes"}),
         (SettingError, "replace='no'; expected True or False", out, {"replace": "no"}),
         (SettingError, "verify='no'; expected True or False", out, {"verify": "no"}),
+        (
+            SettingError,
+            "verify=False (--no-verify) leaves that out",
+            out,
+            {"verify": False, "data": photographs(1)},
+        ),
         (SettingError, "has no half=True, which goes with onnx", tmp_path / "w.safetensors", {"half": True}),
         (SettingError, "has no part=, which goes with onnx", tmp_path / "w.safetensors", {"part": "trunk"}),
         (SettingError, "unknown device", out, {"device": "gpu"}),

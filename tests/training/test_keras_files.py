@@ -139,7 +139,7 @@ def test_ops_that_tflite_has_not_are_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="TFLite has no op for TensorFlow's Sinh in this model") as caught:
         hs.export(model, tmp_path / "out.tflite")
     assert "\n" not in str(caught.value) and not [*tmp_path.iterdir()]
-    exported = hs.export(model, tmp_path / "out.savedmodel", EXAMPLE, device="cpu", verify=False)
+    exported = hs.export(model, tmp_path / "out.savedmodel", device="cpu", verify=False)
     assert (exported.path / "saved_model.pb").is_file()
 
 

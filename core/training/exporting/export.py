@@ -99,6 +99,11 @@ def export(
     for name, value in (("verify", verify), ("replace", replace)):
         if not isinstance(value, bool):
             raise SettingError(f"{name}={value!r}; expected True or False")
+    if data is not None and not verify:
+        raise SettingError(
+            "data= (--data) is what an export is verified on, and verify=False (--no-verify) leaves that out; "
+            "expected one of them"
+        )
     target = expanded(path)
     _check_name(target)
     row = format_for(target, format)

@@ -12,6 +12,7 @@ import numpy as np
 
 from headstart.common.files import replace_whole
 from headstart.contract import registry
+from headstart.data.annotations import SINGLE
 from headstart.features.inference import pixel_trunk
 from headstart.models import architecture
 from headstart.models.exporting.parts import NOT_VERIFIED, OUTPUTS
@@ -46,9 +47,10 @@ class WeightsOf:
                 params=fitted(file.source, file.params, model.graph, architecture(model.name).layouts),
                 preprocess=file.preprocess or model.preprocess,
                 classes=file.classes or model.classes,
+                **{"task": SINGLE, **file.means},
             )
         self.preprocess, self.classes = self._model.preprocess, self._model.classes
-        self.task, self.threshold = model.task, model.threshold
+        self.task, self.threshold = self._model.task, self._model.threshold
         self.outputs = (OUTPUTS[self.task].plain,)
         self.texts: Mapping[str, str] = {}
 
