@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import shutil
@@ -141,6 +142,8 @@ def arrow(features: ReadableFeatures, cut: str | None, view: int, dtype: str | N
     key = features.key(cut, view)
     about = {"headstart.name": features.name, "headstart.trunk": key.digest, "headstart.view": str(view)}
     about |= {f"headstart.{field}": str(value) for field, value in key.label.items()}
+    if features.task != SINGLE:  # of one class a sample a column has the names
+        about |= {"headstart.task": features.task, "headstart.classes": json.dumps(list(features.classes))}
     return pa.table(columns, metadata=about)
 
 

@@ -196,7 +196,9 @@ class FeatureSet(Samples):
     def arrow(self, cut: str | None = None, view: int = 0, *, dtype: str | None = None) -> Any:
         """A `pyarrow.Table` of the columns `id` (fixed_size_binary[16]), `label` (int64), `class` (dictionary of
         strings) and `features` (arrow.fixed_shape_tensor `(h, w, c)` or `(c,)`, stored as fixed_size_list), whose
-        metadata name the trunk. The features are the memory that the rows were read into, and so are the ids.
+        metadata name the trunk. Of several labels or targets `label` is a list of all of them, and the metadata's
+        `headstart.classes` (JSON) has their names in its order. The features are the memory that the rows were
+        read into, and so are the ids.
 
         `dtype="float32"` converts, which no number suffers from. ExportError without pyarrow, and for bfloat16,
         which Arrow does not have, unless it is converted.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import multiprocessing
 import os
 import pickle
@@ -31,6 +32,8 @@ from headstart.common.errors import (
     UnknownNameError,
 )
 from headstart.contract import registry
+from headstart.data.annotations import DTYPES as ANNOTATED
+from headstart.data.annotations import Annotations
 from headstart.data.order import epoch_order
 from headstart.features import exports
 from headstart.features.feature_set import FeatureSet
@@ -293,6 +296,22 @@ def test_an_arrow_table_holds_the_memory_that_was_read(tmp_path: Path, pa: Any, 
         about = table.schema.metadata
         assert about[b"headstart.trunk"].decode() == features.key(cut, 1).digest
         assert (about[b"headstart.cut"].decode(), about[b"headstart.view"]) == (cut, b"1")
+
+
+@pytest.mark.parametrize("task", ["multi", "regression"])
+def test_labels_and_targets_leave_with_their_names(tmp_path: Path, pa: Any, task: str) -> None:
+    features, names = made(tmp_path), ("low", "a;b", "10")
+    numbers = np.arange(63).reshape(21, 3)
+    labels = numbers % 2 if task == "multi" else numbers / 8
+    about = Annotations(labels.astype(ANNOTATED[task]), names, task)
+    several = FeatureSet("several", features.ids, about, {"fc": [features.folder()]}, features.stats)
+    table = several.arrow()
+    assert table.column_names == ["id", "label", "features"] and table["label"].to_pylist() == labels.tolist()
+    said = {key.decode(): text.decode() for key, text in table.schema.metadata.items()}
+    assert said["headstart.task"] == task and tuple(json.loads(said["headstart.classes"])) == names
+    folder = several.save_npy(tmp_path / "npy")
+    assert np.load(folder / "labels.npy").tolist() == labels.tolist()
+    assert tuple(np.load(folder / "classes.npy")) == names
 
 
 def test_an_arrow_file_keeps_the_shape(tmp_path: Path, pa: Any) -> None:
