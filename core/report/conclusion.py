@@ -262,7 +262,7 @@ def _test_of(entry: Entry) -> Mapping[str, Any]:
 
 def _of_data(known: Mapping[str, Any], taken: Entry) -> list[str]:
     """Files that are missing; validation samples, and test samples, that were trained on as well."""
-    data = known.get("data") or {}
+    data = taken.get("data") or known.get("data") or {}
     said = []
     if skipped := len(data.get("skipped") or ()):
         said.append(f"{counted(skipped, 'file')} of the data {'was' if skipped == 1 else 'were'} left out.")

@@ -34,6 +34,8 @@ from headstart.training.scores.fold_scores import figures_of
 from headstart.training.shapes import COMPARISON, LARGEST
 from headstart.training.tables import comparison_table
 
+OF_DATA = ("name", "train", "val", "val_in_train", "skipped")
+"""what an entry says of its data, where they are not those of the first"""
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
@@ -162,6 +164,8 @@ def add_run(comparison: Comparison, run: RunRecord, label: str | None = None) ->
         entry["label"] = str(label)
     if (classes := run.data.get("classes")) and list(classes) != list(comparison["data"].get("classes") or ()):
         entry["classes"] = list(classes)  # not those of the first run
+    if dict(run.data) != comparison["data"]:
+        entry["data"] = {name: run.data[name] for name in OF_DATA if name in run.data}
     if run.model.name != comparison["model"].get("name"):
         entry["model"] = run.model.name
     add_entry(comparison, entry, run.val)

@@ -178,6 +178,7 @@ ENTRY = {
     ),
     "settings": Optional(DictOf(ANY)),
     "folds": Optional(FOLDS),
+    "data": Optional(DATA),
 }
 COMPARISON = {
     "headstart": Optional(str),

@@ -179,6 +179,8 @@ def test_runs_that_diverged() -> None:
             {"val_in_train": 7, "val": 400},
             "The scores are too good: 7 of 400 validation samples were trained on",
         ),
+        ({"data": {"val_in_train": 2, "val": 9}}, {}, "The scores are too good: 2 of 9 validation samples were"),
+        ({"data": {"val": 9}}, {"val_in_train": 7, "val": 400}, None),  # which are another run's
         ({}, {"skipped": [["a.jpg", "is empty"]]}, "1 file of the data was left out."),
         ({"validation": {"samples": 20}}, {}, FEW),
         ({"validation": {"samples": 1}}, {}, "1 validation sample is few: each is 100.0 points."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,18 @@ def test_labels_are_told_apart(runs: dict[str, Run], backend: str) -> None:
     assert [row["label"] for row in found.rows] == labels
     with pytest.raises(SettingError, match="no runs"):
         hs.comparison({})
+
+
+def test_data_that_are_not_those_of_the_first_run(runs: dict[str, Run]) -> None:
+    """What is to be distrusted in a run is told of its own data."""
+    full, best = runs["full"], runs["cached"]
+    other = replace(best, data={**best.data, "name": "other", "val_in_train": 3})
+    compared = hs.comparison([full, other, full])
+    about = {"name": "other", "train": 116, "val": 84, "val_in_train": 3, "skipped": []}
+    assert [row.get("data") for row in compared.rows] == [None, about, None]
+    doubt = "3 of 84 validation samples were trained on"
+    assert doubt in compared.conclusion().text
+    assert doubt not in hs.comparison([replace(full, data=other.data), best]).conclusion().text, "another run's"
 
 
 def test_the_report_is_made_of_the_file_alone(
