@@ -103,6 +103,7 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
         model = model.without_auxiliary()
     check_modules(model.params, settings.lr_scale)
     train, val, cut = check_sets(model, settings, train, val)
+    model = named_after(model, train)
     objective = objective_of(settings, model, train)  # first: it knows which options the task has
     weights = sample_weights(train, settings.class_weights)
     validated = val is not None or settings.folds is not None
@@ -141,6 +142,15 @@ def may_follow(graph: Graph) -> bool:
     return any(node.op == "batch_norm" for node in graph.nodes) or any(
         part.buffers - part.volatile for part in natives
     )
+
+
+def named_after(model: Model, train: Dataset | FeatureSet) -> Model:
+    """The model with outputs that are called as the classes, labels or targets of what it is trained on, where its
+    own names are only numbers: so do predictions and files of it say what they mean, and whoever trains it further
+    does not take them for others."""
+    if model.named_classes or not train.named_classes or len(train.classes) != len(model.classes):
+        return model
+    return replace(model, classes=train.classes, named_classes=True)
 
 
 def _check_norms(job: TrainingJob) -> None:

@@ -78,7 +78,9 @@ def test_evaluation_knows_what_was_trained_on(
 ) -> None:
     loaded = hs.load(run.save(tmp_path / "run"), backend=backend)
     for trained in (run, loaded):
-        assert not trained.model.named_classes
+        assert trained.model.classes == ("ant", "bee", "cow") and trained.model.named_classes, (
+            "made with classes=3"
+        )
         assert trained.evaluate(val).accuracy == 1.0
         assert trained.evaluate(hs.extract(run.model, val, backend=backend, device="cpu")).accuracy == 1.0
         assert trained.evaluate(some([0, 1, 2], None, 300)).accuracy == 1.0, "as many numbers are positions"
