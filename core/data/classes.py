@@ -111,10 +111,10 @@ def _differ(mine: Classes, to: Classes, used: np.ndarray) -> str:
 
 
 def _mend(mine: Classes, to: Classes) -> str:
+    if mine.named and to.owner == "the model":
+        return f"Make the model with classes=data.classes{', or rename the folders' if to.named else ''}"
     if not mine.named or not to.named:
         return f"Name the classes of labels that are numbers: {NAME_THEM}"
-    if to.owner == "the model":
-        return "Make the model with classes=data.classes, or rename the folders"
     return "Rename or leave out what the other does not have, e.g. with data.only([...])"
 
 

@@ -14,7 +14,7 @@ from headstart.common.errors import CutError, DataError, DataWarning, SettingErr
 from headstart.common.log import LOG
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
-from headstart.data.classes import Classes, aligned, few
+from headstart.data.classes import Classes, aligned
 from headstart.data.door import as_data_set, check_data_set
 from headstart.data.names import normal
 from headstart.data.samples import Samples
@@ -149,13 +149,10 @@ def alike(model: Model, train: Any, val: Any) -> tuple[Any, Any]:
             f"the labels of the training data are of the task {train.task!r}, those of the validation data "
             f"{val.task!r}; expected the same of both"
         )
-    if model.named_classes or (train.task == SINGLE and not train.named_classes):
+    # a model may have outputs that nobody has named, and the data names for fewer: of what are the others?
+    fewer = train.task == SINGLE and len(train.classes) < len(model.classes)
+    if model.named_classes or (train.task == SINGLE and not train.named_classes) or fewer:
         train = aligned(train, "the training data", _of_model(model))
-    elif train.task == SINGLE and len(train) and len(train.classes) < len(model.classes):
-        raise DataError(
-            f"the training data have the classes {few(train.classes)}, and {model.name} {len(model.classes)} "
-            "outputs without names: of what are the others? Make the model with classes=data.classes"
-        )
     return train, None if val is None else aligned(val, "the validation data", reference(model, train))
 
 
