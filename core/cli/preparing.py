@@ -21,7 +21,7 @@ from headstart.cli.options import (
     values_of,
 )
 from headstart.cli.streams import quietly
-from headstart.common.errors import DeviceWarning, SettingError
+from headstart.common.errors import DeviceWarning
 from headstart.common.log import LOG
 
 if TYPE_CHECKING:
@@ -99,9 +99,11 @@ def _saved(source: TrainingSource, folder: Path, seed: int, folds: int | None) -
 
     if named := [name for name in OF_IMAGES if getattr(source, name) != getattr(TRAINING_SOURCE, name)]:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in named)
-        raise SettingError(
-            f"{flags} with --features {folder}: said of images, which are not read; features have their labels, "
-            "groups and weights with them. Leave out one of the two"
+        LOG.warning(
+            "%s with --features %s: said of images, which are not read; features have their labels, groups and "
+            "weights with them",
+            flags,
+            folder,
         )
     parts = opening.opened(
         str(folder),
