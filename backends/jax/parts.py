@@ -86,17 +86,6 @@ def _plain(kind: Any) -> type:
     return called_by(kind, call)
 
 
-def before_calls(module: Any, run: Callable[[], Any]) -> None:
-    """Let each call of a module, which is a copy, begin with `run`."""
-    kind: Any = type(module)
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        run()
-        return kind.__call__(self, *args, **kwargs)
-
-    object.__setattr__(module, "__class__", called_by(kind, call))
-
-
 INSIDE = (
     "the cut lies inside of what JAX transforms as one thing (jit, remat, scan, vmap ...), from which no value "
     "comes out halfway. Cut before or behind it; or pass the module made without it: jit and remat change no "

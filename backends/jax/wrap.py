@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,7 +34,6 @@ from headstart.backends.jax.parts import (
     Function,
     Path,
     Whole,
-    before_calls,
     calling,
     copied,
     features_of,
@@ -278,8 +278,8 @@ def _module(request: WrapRequest) -> Wrapping:
             raise CutError(OWN.format(_called(module), own[0]))
         cut, before = (f"{BEFORE}{', '.join(at)}", True) if at else (None, False)
     structure, reason = told(lambda teller: [cut, by_name, teller.value(module)])
-    for path in at:
-        _check_called_once(module, path, by_name, request.example)
+    if at:
+        _check_called_once(module, at, by_name, request.example)
     _stop(module, at, by_name, request.example, before)
     whole = Whole(module, by_name, bool(at))
     if not before:
@@ -382,19 +382,30 @@ def _no_such(cut: str, submodules: Mapping[str, Any]) -> CutError:
     return CutError(f"cut={cut!r}: nothing can be called there")
 
 
-def _check_called_once(module: nnx.Module, cut: str, by_name: bool, example: Any) -> None:
-    clone, calls = uncompiled(nnx.clone(module)), []
-    submodules = _submodules(clone, by_name, example)
-    if cut not in submodules:
-        return
+def _calls_of(module: nnx.Module, paths: Sequence[str], by_name: bool, example: Any) -> list[tuple[str, Any, Any]]:
+    """Of each call of the submodules at these paths in a run of the module: its path, what it takes and gives."""
+    calls: list[tuple[str, Any, Any]] = []
+    clone = uncompiled(nnx.clone(module))
+    there = _submodules(clone, by_name, example)
+    submodules = {path: there[path] for path in paths if path in there}
+    if not submodules:
+        return calls
+
+    def run() -> Any:
+        return outputs_of(Whole(clone, by_name, False), example)
+
     if isinstance(clone, linen.Bridged):
-        calls += [path for path, *_ in linen.calls(lambda: outputs_of(Whole(clone, by_name, False), example))]
-    else:
-        before_calls(submodules[cut], lambda: calls.append(cut))
-        outputs_of(Whole(clone, by_name, False), example)
-    if calls.count(cut) > 1:
+        return [call for call in linen.calls(run) if call[0] in submodules]
+    noting(submodules, lambda *call: calls.append(call))
+    run()
+    return calls
+
+
+def _check_called_once(module: nnx.Module, at: Sequence[str], by_name: bool, example: Any) -> None:
+    times = Counter(path for path, *_ in _calls_of(module, at, by_name, example))
+    if (cut := next((path for path in at if times[path] > 1), None)) is not None:
         raise CutError(
-            f"{cut!r} is called {calls.count(cut)} times, so it cannot be cut at; cut outside of it, or let a "
+            f"{cut!r} is called {times[cut]} times, so it cannot be cut at; cut outside of it, or let a "
             "submodule of its own do what is done with it up to the cut"
         )
 
@@ -432,14 +443,7 @@ def _stop_before_several(
     module: nnx.Module, submodules: Mapping[str, nnx.Module], by_name: bool, example: Any
 ) -> None:
     """Let a call of the module end with what these submodules take, side by side. CutError where they cannot."""
-    calls: list[tuple[str, Any, Any]] = []
-    clone = uncompiled(nnx.clone(module))
-    if isinstance(clone, linen.Bridged):
-        calls += linen.calls(lambda: outputs_of(Whole(clone, by_name, False), example))
-    else:
-        there = _submodules(clone, by_name, example)
-        noting({path: there[path] for path in submodules}, lambda *call: calls.append(call))
-        outputs_of(Whole(clone, by_name, False), example)
+    calls = _calls_of(module, [*submodules], by_name, example)
     reading = reading_of(calls, [*submodules], _called(module), example)
     if isinstance(module, linen.Bridged):
         module.reading = reading

@@ -7,8 +7,9 @@ whatever made it is one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import layers
@@ -30,23 +31,28 @@ PREDICTIONS = "conv_preds"  # of MobileNet
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv1DTranspose, layers.Conv2DTranspose)
 
 
-def classifiers(model: keras.Model, ending: str = "") -> list[Any]:
-    """The calls of the classifiers that all of what the model gives comes from, in their order; [] where it ends
-    otherwise. `ending`: what was taken off at its end."""
+class Found(NamedTuple):
+    """What a model ends in."""
+
+    calls: Sequence[Any] = ()
+    """of the classifiers that all of what it gives comes from, in their order; () where it ends otherwise"""
+    unseen: str = ""
+    """the name of a layer behind a classifier, or with one in it, that cannot be looked into; then `calls` is
+    empty"""
+
+
+def classifiers(model: keras.Model, ending: str = "") -> Found:
+    """`ending`: what was taken off at the model's end."""
     walk = _Walk(model)
-    return walk.classifiers() if walk.ends(Behind(ending)) and not walk.unseen else []
+    if not walk.ends(Behind(ending)):
+        return Found()
+    return Found(unseen=walk.unseen[0]) if walk.unseen else Found(walk.classifiers())
 
 
 def is_nested(model: keras.Model) -> bool:
     """Whether such a classifier stands with other trained layers in a model that is a layer of this one."""
     walk = _Walk(model)
     return walk.ends(Behind()) and not walk.unseen and bool(walk.classifiers()) and walk.nested
-
-
-def unseen(model: keras.Model) -> str:
-    """The name of a layer behind a classifier that nothing can be seen of; "" where there is none."""
-    walk = _Walk(model)
-    return walk.unseen[0] if walk.ends(Behind()) and walk.unseen else ""
 
 
 class _Walk:
@@ -99,12 +105,12 @@ class _Walk:
     def _is_learned(self, tensor: Any) -> bool:
         """Whether it is made with weights."""
 
-        def before(node: Any) -> list[Any]:
+        def makers(node: Any) -> list[Any]:
             if node.is_input:
                 return [self._given[id(node)]] if id(node) in self._given else []
             return [self.made[id(taken)] for taken in node.input_tensors]
 
-        made_of = reached([self.made[id(tensor)]], before)
+        made_of = reached([self.made[id(tensor)]], makers)
         return any(getattr(node.operation, "weights", None) for node in made_of)
 
     def _is_closed(self, layer: Any, behind: Behind) -> bool:
@@ -141,16 +147,15 @@ class _Walk:
     def classifiers(self) -> list[Any]:
         """The calls that are, of those that were found."""
         last = [node for node in calls(self.model) if id(node) in self.found]
-        made = self.made
 
-        def before(node: Any) -> list[Any]:
-            return [made[id(tensor)] for tensor in node.input_tensors]
+        def makers(node: Any) -> list[Any]:
+            return [self.made[id(tensor)] for tensor in node.input_tensors]
 
         def learned(node: Any) -> bool:
             return _has_matrix(node.operation)
 
-        found = [Layer(str(node.operation.name), before(node), node, _widths(node)) for node in last]
-        return [layer.made for layer in classifiers_among(found, before, learned)]
+        found = [Layer(str(node.operation.name), makers(node), node, _widths(node)) for node in last]
+        return [layer.made for layer in classifiers_among(found, makers, learned)]
 
 
 def _widths(node: Any) -> tuple[int, int]:

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from headstart.backends.keras.arrays import beside, on_host, to_numpy
-from headstart.backends.keras.classifier import classifiers, unseen
+from headstart.backends.keras.classifier import classifiers
 from headstart.backends.keras.configuration import anew, configured
 from headstart.backends.keras.copying import (
     called_calmly,
@@ -109,12 +109,12 @@ def wrap(request: WrapRequest) -> Wrapping:
     nodes = nodes_of(model, shown)
     paths = paths_of(model, nodes)
     found = classifiers(model, ending)
-    if request.fresh and request.cut is None and (hiding := unseen(model)):
-        raise CutError(HIDDEN.format(request.native.name, hiding))
-    ends = found if len(model.outputs) == 1 else []
+    if request.fresh and request.cut is None and found.unseen:
+        raise CutError(HIDDEN.format(request.native.name, found.unseen))
+    ends = found.calls if len(model.outputs) == 1 else []
     apart = read_by(nodes, ends)
     somewhere = bool(paths.cuts) or len(apart) > 1 or any(not nodes[cut.node].is_input for cut in apart)
-    replaced = request.rest or (request.fresh and bool(found) and somewhere)
+    replaced = request.rest or (request.fresh and bool(found.calls) and somewhere)
     samples = count(request.example)
     at: Cut | Joined | None = None
     if (request.cut == END and not request.rest) or (request.cut is None and not replaced):

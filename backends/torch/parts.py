@@ -26,11 +26,9 @@ from headstart.backends.torch.writing import keep_apart
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import WrapRequest
 from headstart.data import Arrays
+from headstart.data.rows import count
 from headstart.graph import NativePart
 from headstart.models.structure import Structure
-
-ROWS = 2
-"""samples of an example"""
 
 
 def copied(
@@ -128,11 +126,12 @@ def _norms(module: nn.Module, example: Any) -> dict[str, int]:
         if isinstance(norm, _BatchNorm) and learning[name].training
     }
     found: dict[str, int] = {}
+    samples = count(example)
 
     def noting(name: str) -> Any:
         def note(norm: Any, args: Any) -> None:
-            count = args[0].numel() // (norm.num_features * ROWS) if args else 0
-            found[name] = min(count, found.get(name, count))
+            values = args[0].numel() // (norm.num_features * samples) if args else 0
+            found[name] = min(values, found.get(name, values))
 
         return note
 

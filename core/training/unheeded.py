@@ -38,8 +38,9 @@ def tell_unheeded(job: TrainingJob) -> None:
     modes = _together.get() or (job.mode,)
     if job.mode != modes[0]:
         return  # it has been said
-    settings, graphs = job.settings, {mode: job.graph_in(mode) for mode in modes}
-    warn_of_scale([(trained_of(graph), job.fresh_in(mode)) for mode, graph in graphs.items()], settings.lr_scale)
+    settings, graphs = job.settings, {mode: job.graph_in(mode) for mode in modes[1:]}
+    graphs[job.mode] = job.trained_graph
+    warn_of_scale(((trained_of(graph), job.fresh_in(mode)) for mode, graph in graphs.items()), settings.lr_scale)
     named = f"mode{'s' if len(modes) > 1 else ''} {', '.join(repr(mode.name) for mode in modes)}"
     if settings.batch_norm == "train" and not any(map(may_follow, graphs.values())):
         warnings.warn(
