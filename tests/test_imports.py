@@ -133,6 +133,61 @@ def test_a_backend_imports_no_sibling_and_no_other_framework() -> None:
                 assert parts[2] in (backend, DOORS), path
 
 
+def file_of(module: str) -> Path | None:
+    """The file of one of our modules; None for what is none, such as a name in a module."""
+    root, parts = CORE, module.split(".")[1:]
+    if parts[:1] == ["backends"]:
+        root, parts = BACKENDS, parts[1:]
+    path = root.joinpath(*parts)
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+def imported_at_once(body: list[ast.stmt]) -> Iterator[str]:
+    """The full names of our modules, and of names in them, that are imported as a module is."""
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If):
+            yield from imported_at_once([] if ast.unparse(node.test) == "TYPE_CHECKING" else node.body)
+            yield from imported_at_once(node.orelse)
+        elif isinstance(node, ast.Try | ast.With | ast.ClassDef):
+            yield from imported_at_once(node.body)
+
+
+def reached(*modules: str) -> set[str]:
+    """All of our modules that are imported with these."""
+    found: set[str] = set()
+    names = [*modules]
+    while names:
+        parts = names.pop().split(".")
+        for end in range(1, len(parts) + 1 if parts[0] == "headstart" else 0):
+            module = ".".join(parts[:end])
+            if module not in found and (file := file_of(module)) is not None:
+                found.add(module)
+                names += imported_at_once(ast.parse(file.read_text()).body)
+    return found
+
+
+OF_A_FIT = ("cli.main", "cli.fit", "training.fit", "training.opening", "training.comparison", "report.build")
+"""what a `headstart fit` with its features in the store imports"""
+ASKED_FOR = (
+    *("training.exporting", "training.prediction", "training.solving", "training.nans", "training.checkpoints"),
+    *("training.fold_heads", "training.tensorboard", "training.profiling", "models.wrapped", "models.structure"),
+    *("features.engines.processes", "features.engines.ray_engine", "store.moving", "store.remote"),
+)
+"""what it imports where it is asked for, which took a fifth as long again as what it needs"""
+
+
+def test_a_short_training_imports_what_it_needs_and_no_more() -> None:
+    found = reached(*(f"headstart.{module}" for module in OF_A_FIT))
+    assert {"headstart.training.loop", "headstart.store.shard"} <= found
+    later = [f"headstart.{module}" for module in ASKED_FOR]
+    assert all(file_of(module) for module in later)
+    assert [module for module in later if module in found] == []
+
+
 def test_the_files_are_where_they_are_looked_for() -> None:
     """An empty list would make the tests above pass."""
     assert {"contract/protocol.py", "common/errors.py", "graph/ops.py"} <= {

@@ -64,11 +64,12 @@ def threads_for(multiplications: float) -> int:
 
 def machine_facts() -> dict[str, Any]:
     """The machine a report was made on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
+    cpu, info = "", Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text(errors="replace").splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    # Python may start a process to find out what its platform module says of a processor.
+    cpu = cpu or platform.processor() or platform.machine()
     memory = None
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

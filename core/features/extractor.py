@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,19 +36,20 @@ from headstart.data.loader import Batch
 from headstart.features.batch_features import BatchFeatures, Observe
 from headstart.features.batch_sizes import USUAL, check_batch_size
 from headstart.features.drift import check_drift
-from headstart.features.elsewhere import Elsewhere
-from headstart.features.engines.planning import Task
-from headstart.features.engines.processes import found
 from headstart.features.engines.settings import Engine, Processes, check_engine
-from headstart.features.engines.shown import Places
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.trunk_keys import INPUT, FeatureKeys
 from headstart.models import Model
 from headstart.store.feature_store import FeatureStore
 from headstart.store.ids import array_to_ids
 from headstart.store.keys import TrunkKey
-from headstart.store.moving.pusher import Pusher
 from headstart.store.writer import ShardWriter
+
+if TYPE_CHECKING:
+    from headstart.features.elsewhere import Elsewhere
+    from headstart.features.engines.planning import Task
+    from headstart.features.engines.shown import Places
+    from headstart.store.moving.pusher import Pusher
 
 WAITING = 2
 """Batches whose rows wait for being hashed and written while the next ones are computed."""
@@ -108,7 +110,7 @@ class Extractor:
             model, cuts, precision=precision, dtype=dtype, augment=augment, views=views, seed=seed, pooled=pooled
         )
         self.store = FeatureStore(cache)
-        self.pusher = None if push is None else Pusher(self.store.root, open_objects(push))
+        self.pusher = None if push is None else _pusher(self.store.root, push)
         self._written = self.pusher if written is None else written
         self.folders = self.keys.folders(self.store)
         """node -> the features of each view"""
@@ -124,31 +126,35 @@ class Extractor:
             seed=seed,
             observe=observe,
         )
-        make = partial(
-            Extractor,
-            cuts=cuts,
-            backend=backend,
-            precision=precision,
-            dtype=dtype,
-            batch_size=batch_size,
-            workers=workers,
-            augment=augment,
-            views=views,
-            seed=seed,
-            pooled=pooled,
-        )
-        self._elsewhere = Elsewhere(
-            keys=self.keys,
-            store=self.store,
-            folders=self.folders,
-            model=model,
-            backend=backend,
-            device=device,
-            batch_size=USUAL if isinstance(batch_size, str) else batch_size,
-            make=make,
-            push=push,
-            pusher=self.pusher,
-        )
+        self._elsewhere: Elsewhere | None = None
+        if engine is not None:
+            from headstart.features.elsewhere import Elsewhere
+
+            make = partial(
+                Extractor,
+                cuts=cuts,
+                backend=backend,
+                precision=precision,
+                dtype=dtype,
+                batch_size=batch_size,
+                workers=workers,
+                augment=augment,
+                views=views,
+                seed=seed,
+                pooled=pooled,
+            )
+            self._elsewhere = Elsewhere(
+                keys=self.keys,
+                store=self.store,
+                folders=self.folders,
+                model=model,
+                backend=backend,
+                device=device,
+                batch_size=USUAL if isinstance(batch_size, str) else batch_size,
+                make=make,
+                push=push,
+                pusher=self.pusher,
+            )
 
     def __call__(self, data: Dataset) -> FeatureSet:
         """The feature set of `data`; computes what the store lacks."""
@@ -232,6 +238,8 @@ class Extractor:
         if set(self.folders) == {INPUT}:
             return None  # which nothing computes
         backend = self.batch_features.backend_name
+        from headstart.features.engines.processes import found
+
         names = found(backend, self.batch_features.precision)
         if len(names) > 1:
             return Processes(names)
@@ -247,6 +255,7 @@ class Extractor:
         try:
             with track(what, total) as advance:
                 if engine is not None:
+                    assert self._elsewhere is not None
                     self._elsewhere(engine, data, lacking, total, advance)
                 else:
                     self._extract_here(data, lacking, lacking_ids, stored, advance)
@@ -363,6 +372,12 @@ class Extractor:
             for batch, features in self.batch_features.of(data, decoded, size, missing):
                 behind(store, batch, features)
                 yield len(batch.ids)
+
+
+def _pusher(root: Path, url: str) -> Pusher:
+    from headstart.store.moving.pusher import Pusher
+
+    return Pusher(root, open_objects(url))
 
 
 def _store(writer: ShardWriter, ids: Sequence[str], rows: np.ndarray, missing: Collection[str]) -> None:

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +37,14 @@ from headstart.store.files import despite_evictions, make_folder, probe_folder, 
 from headstart.store.gather import gather_rows
 from headstart.store.ids import ID_NBYTES, array_to_ids, ids_to_array, sort_keys
 from headstart.store.keys import TrunkKey, canonical_json, stored_dtype
-from headstart.store.remote.shared import Destination, SharedRemoteFolder
 from headstart.store.shard import MAX_ROWS, Shard
 from headstart.store.snapshot import Snapshot, scan
 from headstart.store.trust import PULLED, Trust
 from headstart.store.upkeep import LAST_USED, clear_leftovers
 from headstart.store.writer import ShardWriter
+
+if TYPE_CHECKING:
+    from headstart.store.remote.shared import Destination, SharedRemoteFolder
 
 TOUCH_SECONDS = 60.0  # reading is noted as use so often
 RESTORES = 3  # so often one reading has rows computed anew
@@ -164,6 +166,7 @@ class FeatureFolder:
 
     def _destination(self, unique: NDArray[np.bytes_]) -> Destination:
         """Where shards with these ids come into."""
+        from headstart.store.remote.shared import Destination
 
         def require_room(nbytes: int) -> None:
             self._make_room(nbytes)

@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headstart.common.errors import (
     CacheNotWritableError,
@@ -43,7 +44,6 @@ from headstart.store.description import DESCRIPTION, read_description
 from headstart.store.feature_folder import FeatureFolder, is_open, used_here
 from headstart.store.files import EVICTIONS
 from headstart.store.keys import TrunkKey
-from headstart.store.remote.shared import SharedRemote
 from headstart.store.removal import delete, move_into, require_no_link
 from headstart.store.shard import Shard, open_shard
 from headstart.store.snapshot import raise_if_damaged, scan
@@ -63,6 +63,9 @@ from headstart.store.upkeep import (
     leftovers_of,
     listed,
 )
+
+if TYPE_CHECKING:
+    from headstart.store.remote.shared import SharedRemote
 
 SHARED_VARIABLE = "HEADSTART_CACHE_SHARED"
 MAX_VARIABLE = "HEADSTART_CACHE_MAX"
@@ -86,6 +89,15 @@ def split_shared(text: str, separator: str = os.pathsep) -> list[str]:
     return re.findall(r"(?:[A-Za-z][\w+.-]*://(?:[^:/@]*:[^:/@][^:@]*@)?)?[^:]+", text)
 
 
+def _remotes(urls: Iterable[str], root: Path) -> tuple[SharedRemote, ...]:
+    """The shared caches behind these URLs. What reads such is imported where there are any."""
+    if not (urls := list(urls)):
+        return ()
+    from headstart.store.remote.shared import SharedRemote
+
+    return tuple(SharedRemote(url, root) for url in urls)
+
+
 class FeatureStore:
     """All features under one root: the argument, else HEADSTART_CACHE, else the user's cache folder.
 
@@ -104,7 +116,7 @@ class FeatureStore:
             shared = split_shared(os.environ.get(SHARED_VARIABLE, ""))
         everything = list(shared)
         urls = dict.fromkeys(root.rstrip("/") for root in everything if isinstance(root, str) and is_url(root))
-        self.remotes = tuple(SharedRemote(url, self.root) for url in urls)
+        self.remotes = _remotes(urls, self.root)
         others = [root for root in everything if not is_url(root) and not self._is_own(root)]
         self.shared = tuple(dict.fromkeys(self._shared_root(root, named) for root in others))
 

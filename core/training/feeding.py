@@ -17,6 +17,7 @@ from headstart.data import Dataset
 from headstart.data.augment import Augment
 from headstart.data.loader import batches
 from headstart.data.rows import pad
+from headstart.features.batch_features import Observe
 from headstart.features.extractor import Extractor
 from headstart.features.feature_set import ExtractionStats, FeatureSet, merged
 from headstart.features.inference import pixel_trunk
@@ -26,7 +27,6 @@ from headstart.training.feeds import Feeds
 from headstart.training.image_feed import Images
 from headstart.training.job import TrainingJob
 from headstart.training.moments import Moments
-from headstart.training.nans.watch import FeatureCheck, WatchedTrunk
 from headstart.training.placement import Placement, feeds_of, memory_limit, place_features
 from headstart.training.standardizing import Readers, Standardization, mapping_trunk, readers
 
@@ -126,10 +126,16 @@ def _extractor(job: TrainingJob, node: str, views: bool = False) -> Extractor:
         augment=s.augmentation if views else None,
         views=s.views or 1 if views else 1,
         seed=s.seed,
-        observe=FeatureCheck(job.model, job.backend, job.place) if s.debug_nans else None,
+        observe=_feature_check(job) if s.debug_nans else None,
         push=s.push,
         engine=s.engine,
     )
+
+
+def _feature_check(job: TrainingJob) -> Observe:
+    from headstart.training.nans.watch import FeatureCheck
+
+    return FeatureCheck(job.model, job.backend, job.place)
 
 
 def from_images(job: TrainingJob, node: str | None) -> Fed:
@@ -145,6 +151,8 @@ def from_images(job: TrainingJob, node: str | None) -> Fed:
             shape = job.model.graph.shapes(job.model.input_shape)[node]
             mapping = mapping_trunk(standardization, shape, job.backend, job.place)
         if job.settings.debug_nans:
+            from headstart.training.nans.watch import WatchedTrunk
+
             runs = WatchedTrunk(trunk, job.model, node, job.backend, job.place)
 
     def feed(data: Dataset, augment: Augment | None, weights: np.ndarray | None = None) -> Images:

@@ -1,7 +1,8 @@
 """`fit`: a model, trained in one of the modes.
 
 `modes` says what each mode trains, and what it is fed. A call is checked as a whole (`job`), its stages are
-trained (`stages`, `loop`), and the result is a `Run`.
+trained (`stages`, `loop`), and the result is a `Run`. What only some settings ask for is imported where they do: a
+short training takes little longer than its imports.
 """
 
 from __future__ import annotations
@@ -20,25 +21,21 @@ from headstart.data.summary import say
 from headstart.data.untrained import warn_of_single, warn_of_single_in_folds
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
-from headstart.training.checkpoints.keeping import checkpoints_of
 from headstart.training.finished import run_of
-from headstart.training.fold_heads import cross_validated_heads
 from headstart.training.folds import CrossValidated, cross_validated, one_set
 from headstart.training.job import TrainingJob, job_of
 from headstart.training.observers import EpochCallback, LogLine, Observer, Observers
-from headstart.training.profiling import Profiler
 from headstart.training.rates import warn_frozen
 from headstart.training.run import Run
 from headstart.training.settings import settings_of
 from headstart.training.signatures import documented
-from headstart.training.solving import check_solvable
 from headstart.training.stages import train_stages
-from headstart.training.tensorboard import TensorBoard
 from headstart.training.unheeded import tell_unheeded
 
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from headstart.training.checkpoints.keeping import Checkpoints
     from headstart.training.keywords import FitOptions
 
 NOT_VALIDATED = (
@@ -73,8 +70,11 @@ def fit(
     if settings.folds is not None:
         train, val = one_set(train, val, settings.folds), None
     job = job_of(model, train, val, settings)
-    check_solvable(job)
-    checkpoints = checkpoints_of(job)
+    if settings.solver is not None:
+        from headstart.training.solving import check_solvable
+
+        check_solvable(job)
+    checkpoints = _checkpoints(job)
     warn_of_copies(job.train, job.val)
     warn_of_single(job.train, job.val)
     if settings.folds is not None:
@@ -104,7 +104,17 @@ def fit(
     return run
 
 
+def _checkpoints(job: TrainingJob) -> Checkpoints | None:
+    if job.settings.checkpoint is None and job.settings.resume is None:
+        return None
+    from headstart.training.checkpoints.keeping import checkpoints_of
+
+    return checkpoints_of(job)
+
+
 def _of_folds(model: Model, job: TrainingJob) -> CrossValidated:
+    from headstart.training.fold_heads import cross_validated_heads
+
     side_by_side = cross_validated_heads(job, [job])
     result = cross_validated(model, job, job.settings.seed) if side_by_side is None else side_by_side[0][0]
     LOG.info("%s; now on all %d samples", folds_line(result.scores), len(job.train))
@@ -115,8 +125,12 @@ def _observers(job: TrainingJob) -> Iterator[Observer]:
     """The observers that the settings ask for. SettingError for folders that cannot be written."""
     s = job.settings
     if s.profile is not None:
+        from headstart.training.profiling import Profiler
+
         yield Profiler(job.backend, s.profile)
     if s.tensorboard is not None:
+        from headstart.training.tensorboard import TensorBoard
+
         yield TensorBoard(s.tensorboard, validation=job.val is not None)
     yield LogLine(staged=job.mode.then_all, is_result=True)
     if s.on_epoch is not None:

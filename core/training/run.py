@@ -1,11 +1,13 @@
-"""What `fit` returns: a run's record, with the ways to use the trained model and to take it with you."""
+"""What `fit` returns: a run's record, with the ways to use the trained model and to take it with you. What these
+need is imported where one is taken: most runs are looked at and saved.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,17 +23,18 @@ from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import check_labels, features_at, tested_part, trained_classes, warn_of_augmented
 from headstart.training.comparison import Comparison, comparison
 from headstart.training.evaluation import Evaluation
-from headstart.training.exporting.export import Exported, export
 from headstart.training.measured import measure
 from headstart.training.metrics import softmax
 from headstart.training.objective import objective_of_run
-from headstart.training.prediction import predict, predict_features
-from headstart.training.predictions import Written, write_predictions
 from headstart.training.run_record import RunRecord
 from headstart.training.saving import save
 from headstart.training.scores.multi import sigmoid
 from headstart.training.scores.outcome import Outcome
 from headstart.training.validation import validation_of
+
+if TYPE_CHECKING:
+    from headstart.training.exporting.export import Exported
+    from headstart.training.predictions import Written
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,6 +66,8 @@ class Run(RunRecord):
         `on_error="skip"`: rows of NaN for images that cannot be read.
         Raises what `hs.predict` does, and SettingError for features of another trunk.
         """
+        from headstart.training.prediction import predict, predict_features
+
         settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
         if isinstance(images, FeatureSet):
             here = features_at(self.model, images, self.cut or self.model.default_cut)
@@ -72,6 +77,8 @@ class Run(RunRecord):
     def write_predictions(self, images: Any, path: str | Path, *, top: int = 1, **settings: Any) -> Written:
         """Write the `top` likeliest classes of each image to a .csv, .tsv or .parquet file, a batch at a time, in
         bounded memory, in their order. `settings`: of `hs.write_predictions`, such as `on_error`."""
+        from headstart.training.predictions import write_predictions
+
         return write_predictions(
             self.model, images, path, top=top, backend=self.backend, **{"cut": self.cut, **settings}
         )
@@ -146,6 +153,8 @@ class Run(RunRecord):
         is held to `predict` before it is there: on `data`, else on the validation data, where this run has them,
         else on random pictures. `settings`: of `hs.export`, such as `part="trunk"`, `half=True`, `replace=True`.
         Raises what it does."""
+        from headstart.training.exporting.export import export
+
         return export(self, path, data, **settings)
 
     def save(self, path: str | Path) -> Path:

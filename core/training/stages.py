@@ -7,7 +7,7 @@ Invariant: a frozen trunk is bit-equal before and after a stage; see `frozen_tru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headstart.common.log import LOG
 from headstart.contract.running import Trainer
@@ -16,7 +16,6 @@ from headstart.features.trunk_keys import INPUT
 from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.model import count_params
-from headstart.training.checkpoints.keeping import Checkpoints, Keeper
 from headstart.training.company import check_trained
 from headstart.training.feeding import Fed, from_cache, from_images
 from headstart.training.feeds import Feeds
@@ -24,13 +23,14 @@ from headstart.training.finished import Finished, first, settings_record
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.job import TrainingJob
 from headstart.training.loop import Trained, run_stage
-from headstart.training.nans.watch import check_weights, watched
 from headstart.training.observers import Observers
 from headstart.training.rates import check_kept
-from headstart.training.solving import solved_stage
 from headstart.training.stage import ALL_STAGE, HEAD_STAGE, Stage, stage_of
 from headstart.training.standardizing import Standardization
 from headstart.training.standing import Standing
+
+if TYPE_CHECKING:
+    from headstart.training.checkpoints.keeping import Checkpoints, Keeper
 
 
 def train_stages(
@@ -40,6 +40,8 @@ def train_stages(
     model, cut = job.model, job.cut
     observers.start(model, cut)
     if job.settings.debug_nans:
+        from headstart.training.nans.watch import check_weights
+
         check_weights(model, cut, ALL_STAGE if cut is None else HEAD_STAGE)
     finished: tuple[Finished, ...] = ()
     if cut is not None:
@@ -131,6 +133,8 @@ def _train(
         return checkpoints.begin(stage, trainer, source.feeds, lambda so_far: (*earlier, finished(so_far)))
 
     if job.settings.solver is not None:
+        from headstart.training.solving import solved_stage
+
         return finished(solved_stage(job, stage, source.feeds, observers, about))
     return finished(train_stage(job, stage, source.feeds, observers, about, begin))
 
@@ -170,5 +174,7 @@ def trainer_of(job: TrainingJob, stage: Stage, feeds: Feeds) -> tuple[Trainer, F
     if job.model.home is not None and not (job.mode.then_all and stage.name == ALL_STAGE):
         check_trained(stage.graph, trainer, feeds, job.backend, job.place, job.model.graph)
     if job.settings.debug_nans:
+        from headstart.training.nans.watch import watched
+
         trainer, feeds = watched(trainer, stage, feeds, job.backend, job.place)
     return trainer, feeds
