@@ -8,7 +8,8 @@ line, both JSON. One request a process where memory is asked for: what one has f
 {"do": "products", "columns": D, "classes": K, "batch": B, "steps": S}   the products of so many steps, by numpy
 
 Seconds are the processor's, of all threads: what else runs on the machine hardly changes them. `base` is what was
-held before, with the framework there and its device looked for; `peak` the most that was held afterwards.
+held before, with the framework there and its device looked for; `settled`, once a few rows were trained on, which
+imports and compiles what any training needs; `peak` the most that was held afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from children import facts_of, serve
-from memory import begin, held
+from memory import begin, forget_the_peak, held
 from threadpoolctl import threadpool_limits
 
 import headstart as hs
@@ -34,6 +35,7 @@ from headstart.store import FeatureStore, array_to_ids
 TRUNKS = {512: "resnet18", 768: "convnext_tiny"}
 """columns -> whose features have as many, where its classifier begins"""
 BLOCK = 1 << 15
+FEW = 512
 
 
 def noise_in(cache: Path, model: Model, rows: int, write: bool) -> FeatureSet:
@@ -81,14 +83,18 @@ class Growing:
         model = hs.model(TRUNKS[columns], classes=classes)
         features = noise_in(Path(cache), model, rows, write=False)
         base, ends = begin(self.name), []
+        settings: dict[str, Any] = {"mode": "cached", "batch_size": batch, "backend": self.name}
+        hs.fit(model, features.subset(range(FEW)), epochs=1, **settings)
+        forget_the_peak()
+        settled = held("VmRSS")
         run = hs.fit(
-            model, features, mode="cached", epochs=epochs, batch_size=batch, backend=self.name,
-            on_epoch=lambda *_: ends.append(time.process_time()),
-        )  # fmt: skip
+            model, features, epochs=epochs, on_epoch=lambda *_: ends.append(time.process_time()), **settings
+        )
         return {
             "rows": rows,
             "seconds": float(np.diff(ends).min()),  # what else runs only adds to it
             "base": base,
+            "settled": settled,
             "peak": held("VmHWM"),
             "nbytes": features.nbytes(),
             "where": run.settings["features"]["where"],

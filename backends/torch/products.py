@@ -1,9 +1,9 @@
 """Matrix products on a CPU, by the library that is faster on it.
 
-torch's own float32 products go to Intel's MKL, which uses AVX-512 on Intel's processors alone. On AMD's that have it
-MKL takes twice the time of oneDNN, which torch has as well, for convolutions and for compiled code; so there oneDNN
-is used, where products are large enough for its longer way in. By what the processor is and not by a measurement: a
-run repeated must round alike.
+torch's own float32 products go to Intel's MKL, which uses AVX-512 on Intel's processors alone. On AMD's that have
+it MKL takes twice the time of oneDNN, which torch has as well, for convolutions and for compiled code; so there
+oneDNN is used, where products are large enough for its longer way in. By what the processor is and not by a
+measurement: a run repeated must round alike.
 """
 
 from __future__ import annotations
