@@ -135,5 +135,5 @@ def process_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
 )
 def worker(request: pytest.FixtureRequest, process_of: Callable[[str], Worker]) -> Worker:
     backend, head = request.param
-    process_of(backend).prepare(head, cut=CUTS[head])
+    process_of(backend).prepare(head, CUTS)
     return process_of(backend)

@@ -239,7 +239,7 @@ class Table:
             threads = [f"{known['threads']} threads"] if "threads" in known else []
             lines.append(f"{backend}: {', '.join([*versions, *threads])}")
         if about["gpu"] is None:
-            lines += [NO_GPU, *([] if cpu_multiplies("bfloat16") else [NO_BFLOAT16])]
+            lines += [NO_GPU, *([NO_BFLOAT16] if no_bfloat16() else [])]
         elif not any(row.device.startswith("cuda") for row in self.rows):
             lines.append(f"{about['gpu']} is there, and nothing was measured on it")
         return lines
@@ -310,6 +310,11 @@ def gpu() -> str | None:
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     found = subprocess.run(command, capture_output=True, text=True)
     return (found.stdout.splitlines() or [None])[0] if found.returncode == 0 else None
+
+
+def no_bfloat16() -> bool:
+    """Whether nothing here computes in it, as can be told without a framework."""
+    return gpu() is None and not cpu_multiplies("bfloat16")
 
 
 table = Table()

@@ -17,6 +17,8 @@ LINEAR_FLOOR = 50.0
 @pytest.mark.parametrize("kind", KINDS)
 def test_epoch(benchmark: Any, worker: Any, kind: str) -> None:
     losses = time_epochs(benchmark, worker, kind, ROUNDS[kind])
-    assert losses[-1] < 0.8 * np.log(10), "the head that was timed has learned"
+    assert np.mean(losses) < np.mean(worker.first[kind]), "the head that was timed has learned"
+    if benchmark.stats is not None:  # of two epochs, with --benchmark-disable, not as much
+        assert losses[-1] < 0.8 * np.log(10)
     if kind == "cached":
         check_pair(worker, LINEAR_FLOOR if worker.head == "linear" else worker.facts["flops_ratio"] / 2)

@@ -12,13 +12,15 @@ import pytest
 from children import BACKENDS, Child
 from memory import BATCH, COLUMNS, ROWS, write_features
 from sizes import sized
-from table import NO_BFLOAT16, TARGETS, table
+from table import NO_BFLOAT16, TARGETS, no_bfloat16, table
 
 from headstart.common.machine import available_memory
 
 LIMIT, SHARE = "memory of extraction", "memory of an epoch"
 IMAGES = sized(4 * BATCH, None)
 """None: all there are; after a few batches nothing more is held"""
+# told before a process is started for it
+BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.skipif(no_bfloat16(), reason=NO_BFLOAT16))
 
 
 @pytest.fixture(params=BACKENDS)
@@ -37,7 +39,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", BFLOAT16])
 def test_extraction(benchmark: Any, child: Child, photographs: Path, tmp_path: Path, precision: str) -> None:
     if precision not in child.ask(do="precisions"):
         pytest.skip(NO_BFLOAT16)

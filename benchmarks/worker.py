@@ -1,16 +1,19 @@
 """One framework in one process: `worker.py BACKEND CACHE` reads a request a line and answers a line, both JSON.
 
-{"do": "prepare", "cut": CUT, ...}   fill the cache, build trunk, trainers and feeds; facts about the setting. What
-                                     else may be said is what `Setting` takes
+{"do": "prepare", "cut": CUT, "cuts": [CUT, ...], ...}   fill the cache at all cuts, unless the request before had
+                                     the same; build trunk, trainers and feeds for one of them; facts about the
+                                     setting. What else may be said is what `Extracted` takes
+{"do": "first", "steps": N}          once, before the first epoch: its losses, "cached" of all of it, "uncached" of
+                                     so many steps, null for all, and "rounded" of as many, on the uncached
+                                     features rounded as the store keeps them. After it nothing is left to be
+                                     compiled
 {"do": "epoch", "kind": KIND}        one epoch of training, "uncached" or "cached"; its losses
-{"do": "first", "kind": KIND, "steps": N}   the losses of a first epoch's first steps, null for all, from a fresh
-                                     start; also "rounded": uncached, on features rounded as the store keeps them
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,49 +30,57 @@ from headstart.training.feature_feeds import Resident
 from headstart.training.image_feed import Images
 
 TIMED = ("uncached", "cached")
+RATE = 0.001
 
 
-class AsStored:
-    """A trunk whose features have the store's numbers."""
+class Noted:
+    """A trunk whose features are noted as the store keeps them, in its type of numbers."""
 
     def __init__(self, trunk: Trunk, dtype: np.dtype[Any], numpy: Callable[[Any], np.ndarray]) -> None:
         self.trunk, self.dtype, self.numpy = trunk, dtype, numpy
+        self.rows: list[np.ndarray] = []
+        """of each batch"""
 
-    def run(self, images: Any) -> dict[str, np.ndarray]:
-        rows = {cut: self.numpy(features) for cut, features in self.trunk.run(images).items()}
-        return {cut: of_cut.astype(self.dtype).astype(np.float32) for cut, of_cut in rows.items()}
+    def run(self, images: Any) -> Any:
+        outputs = self.trunk.run(images)
+        (features,) = outputs.values()
+        self.rows.append(self.numpy(features).astype(self.dtype))
+        return outputs
 
 
-class Setting:
-    """A head at a cut, fed with images and with features: of the digits, or of `images` photographs in a folder a
-    class."""
+class Extracted:
+    """The digits, or `images` photographs in a folder a class, and their features at all cuts, by one pass."""
 
     def __init__(
         self,
         name: str,
         cache: str,
-        cut: str,
+        cuts: Sequence[str],
         model: str = "resnet18_half",
         weights: str | None = "tinyimagenet",
         photographs: str | None = None,
         images: int | None = None,
         batch: int = 64,
     ) -> None:
-        self.backend = registry.load(name)
-        self.place = self.backend.place("auto", "float32")
         data = hs.data.folder(photographs) if photographs else hs.data.digits()
         self.batch = batch
         self.model = hs.model(model, weights=weights, classes=data.classes)
-        self.cut = self.model.graph.check_cut(cut)
         self.train = data.split(images / len(data) if images else 0.8, seed=0, by="position")[0]
-        self.features = hs.extract(self.model, self.train, self.cut, backend=name, batch_size=batch, cache=cache)
-        trunk = pixel_trunk(self.model, [self.cut], self.backend, self.place)
-        rounded = AsStored(trunk, self.features.folder().dtype, self.backend.numpy)
-        self.feeds = {
-            "uncached": self.images(trunk),
-            "rounded": self.images(rounded),
-            "cached": Resident(self.features, self.features.cuts[0]),
-        }
+        cuts = [self.model.graph.check_cut(cut) for cut in cuts]
+        self.features = hs.extract(self.model, self.train, cuts, backend=name, batch_size=batch, cache=cache)
+
+
+class Setting:
+    """A head at a cut, fed with images and with features."""
+
+    def __init__(self, name: str, extracted: Extracted, cut: str) -> None:
+        self.backend = registry.load(name)
+        self.place = self.backend.place("auto", "float32")
+        self.model, self.train, self.batch = extracted.model, extracted.train, extracted.batch
+        self.features = extracted.features
+        self.cut = self.model.graph.check_cut(cut)
+        self.trunk = pixel_trunk(self.model, [self.cut], self.backend, self.place)
+        self.feeds = {"uncached": self.images(self.trunk), "cached": Resident(self.features, self.cut)}
         self.trainers = {kind: self.fresh() for kind in TIMED}
         self.epochs = dict.fromkeys(TIMED, 0)
 
@@ -81,15 +92,27 @@ class Setting:
     def fresh(self) -> Any:
         graph = self.model.graph.after(self.cut, self.model.input_shape)
         params = {name: self.model.params[name] for name in graph.param_shapes()}
-        return self.backend.trainer(graph, params, Recipe(hs.AdamW(0.001), Softmax(), False, 0), self.place)
+        return self.backend.trainer(graph, params, Recipe(hs.AdamW(RATE), Softmax(), False, 0), self.place)
 
-    def epoch(self, kind: str, trainer: Any, epoch: int, steps: int | None = None) -> list[float]:
-        order = epoch_order(len(self.train), self.batch, 0, epoch)[:steps]
-        rates = hs.Schedule().rates(0.001, len(order))
-        return self.feeds[kind].train(trainer, order, rates, epoch).losses.tolist()
+    def first(self, steps: int | None) -> dict[str, list[float]]:
+        assert not any(self.epochs.values()), "the first epoch is over"
+        cached = self.next_epoch("cached")
+        noted = Noted(self.trunk, self.features.folder(self.cut).dtype, self.backend.numpy)
+        order = epoch_order(len(self.train), self.batch, 0, 0)[:steps]
+        rates = hs.Schedule().rates(RATE, len(order))
+        uncached = self.images(noted).train(self.trainers["uncached"], order, rates, 0).losses.tolist()
+        self.epochs["uncached"] = 1
+        trainer, rounded = self.fresh(), []
+        for rows, positions, rate in zip(noted.rows, order, rates.tolist(), strict=True):
+            losses, _ = trainer.step(rows.astype(np.float32), self.train.labels[positions], rate)
+            rounded.append(losses.tolist())
+        return {"cached": cached, "uncached": uncached, "rounded": rounded}
 
     def next_epoch(self, kind: str) -> list[float]:
-        losses = self.epoch(kind, self.trainers[kind], self.epochs[kind])
+        epoch = self.epochs[kind]
+        order = epoch_order(len(self.train), self.batch, 0, epoch)
+        rates = hs.Schedule().rates(RATE, len(order))
+        losses = self.feeds[kind].train(self.trainers[kind], order, rates, epoch).losses.tolist()
         self.epochs[kind] += 1
         return losses
 
@@ -106,7 +129,7 @@ class Setting:
             model=self.model.name,
             cut=self.cut,
             batch=self.batch,
-            fill_seconds=self.features.stats.seconds,
+            fill_seconds=self.features.stats.seconds,  # of all cuts
             trunk_multiply_adds=trunk,
             head_multiply_adds=head,
             # a training step runs the trunk forward, and the head forward and twice as much backward
@@ -119,16 +142,19 @@ class Worker:
 
     def __init__(self, name: str, cache: str) -> None:
         self.name, self.cache = name, cache
+        self.asked: dict[str, Any] = {}
 
-    def prepare(self, **setting: Any) -> dict[str, Any]:
-        self.setting = Setting(self.name, self.cache, **setting)
+    def prepare(self, cut: str, **asked: Any) -> dict[str, Any]:
+        if asked != self.asked:
+            self.extracted, self.asked = Extracted(self.name, self.cache, **asked), asked
+        self.setting = Setting(self.name, self.extracted, cut)
         return self.setting.facts()
+
+    def first(self, steps: int | None) -> dict[str, list[float]]:
+        return self.setting.first(steps)
 
     def epoch(self, kind: str) -> list[float]:
         return self.setting.next_epoch(kind)
-
-    def first(self, kind: str, steps: int | None) -> list[float]:
-        return self.setting.epoch(kind, self.setting.fresh(), 0, steps)
 
 
 if __name__ == "__main__":
