@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,17 @@ class Child:
         self.medians: dict[str, float] = {}
 
     def ask(self, **request: Any) -> Any:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        self.tell(**request)
+        return self.answer()
+
+    def tell(self, **request: Any) -> None:
+        """Ask without waiting for the answer."""
+        assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
+
+    def answer(self) -> Any:
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the {self.backend} worker ended with {self.process.wait()}"
         return json.loads(line)
@@ -63,10 +72,17 @@ def precisions_of(backend: Backend) -> list[str]:
     return [name for name in ("float32", "bfloat16") if backend.place("auto", name).arithmetic == name]
 
 
-def keep_to_one_core() -> None:
-    """Where the system lets a process; to be done before a framework counts the cores."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+"""those that the process began with, where the system says it"""
+
+
+def keep_to_one_core(number: int = 0) -> None:
+    """All threads that there are, where the system lets a process; to be done before a framework counts the cores.
+    `number`: of the core, from the first on again where there are fewer."""
+    threads = Path("/proc/self/task")
+    for thread in threads.iterdir() if CORES and threads.exists() else ():
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(thread.name), {CORES[number % len(CORES)]})
 
 
 def serve(make: Callable[[], Any]) -> None:

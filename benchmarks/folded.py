@@ -1,9 +1,11 @@
 """Sweeps on features in a store, with folds and without, in a process of its own: `folded.py BACKEND CACHE` reads
 a request a line and answers a line, both JSON.
 
-{"do": "prepare", "columns": C, "classes": K, "rows": N}   features of N samples in the store, if they are not
-there {"do": "sweep", "folds": F}      16 rates; F folds, or null and a fifth validates: seconds, of the processor
-too {"do": "facts"}                  threads, versions, rates
+{"do": "prepare", "columns": C, "classes": K, "rows": N}   features of N samples in the store, unless they are
+                                there
+{"do": "sweep", "folds": F}     16 rates; F folds, or null and a fifth validates: seconds, of the processor too.
+                                With "max_epochs": N it ends after these
+{"do": "facts"}                 threads, versions, rates
 """
 
 from __future__ import annotations
@@ -47,9 +49,10 @@ class Setting:
                 out.add(ids, (means[labels] + rng.standard_normal((rows, columns))).astype(np.float16))
         return rows
 
-    def sweep(self, folds: int | None) -> dict[str, Any]:
+    def sweep(self, folds: int | None, max_epochs: int | None = None) -> dict[str, Any]:
         sets: Any = (self.features,) if folds else self.features.split(0.8)
         more = {"folds": folds} if folds else {}
+        more |= {"max_epochs": max_epochs} if max_epochs else {}
         start = time.perf_counter(), time.process_time()
         result = hs.sweep(self.model, *sets, grid={"lr": RATES}, backend=self.name, **more)
         wall, processor = time.perf_counter() - start[0], time.process_time() - start[1]

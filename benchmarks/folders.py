@@ -10,12 +10,14 @@ own: `folders.py BACKEND PHOTOGRAPHS CACHE` reads a request a line and answers a
     "peer"       the tutorial's loader and the framework's own module in float32
 {"do": "facts", "precision": NAME}   the setting; and what holds of the results: see there
 
-The trunk is built and compiled once, as the peer's module is: what is asked is how well things overlap.
+The trunk is built and compiled once, as the peer's module is: what is asked is how well things overlap. Before the
+first request both have been through a few photographs, so that nothing is left to be compiled.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +39,8 @@ from headstart.features.extractor import Extractor
 MODEL, CUT, BATCH, SIZE, RESIZE = "resnet18", "avgpool", 32, 224, 256
 
 Peer = Callable[[], np.ndarray]
+PeerOf = Callable[[str], Peer]
+"""of a folder of photographs"""
 
 
 class Setting:
@@ -53,8 +57,22 @@ class Setting:
         affine = self.model.preprocess.affine()
         native = self.backend.native(self.model.graph.upto(CUT), self.model.params)
         peers = {"torch": torch_peer, "keras": keras_peer, "jax": jax_peer}
-        self.peer: Peer = peers[name](native, photographs, affine)
+        peer_of: PeerOf = peers[name](native, affine)
+        self.peer = peer_of(photographs)
         self.results: dict[tuple[str, str], np.ndarray] = {}
+        few = self._few(len(data) % BATCH)
+        for precision in self.precisions():
+            self._extract(precision, few)
+        peer_of(few)()
+
+    def _few(self, rest: int) -> str:
+        """A folder of a whole batch of the photographs and of as many as their last batch has."""
+        files = sorted(path for path in Path(self.photographs).glob("*/*") if path.is_file())
+        few = self.cache / "few"
+        for path in files[:: max(1, len(files) // (BATCH + rest))][: BATCH + rest]:
+            (few / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, few / path.parent.name)
+        return str(few)
 
     def precisions(self) -> list[str]:
         return precisions_of(self.backend)
@@ -86,11 +104,14 @@ class Setting:
         return self.backend.numpy(trunk.run(full)[CUT])[: len(images)]
 
     def extract(self, precision: str) -> np.ndarray:
+        return self._extract(precision, self.photographs)
+
+    def _extract(self, precision: str, photographs: str) -> np.ndarray:
         os.environ["HEADSTART_CACHE"] = str(self.cache / str(self.runs))  # the index of ids begins anew as well
         self.runs += 1
         extractor = self._extractor(precision)
         extractor.batch_features.trunk = self.trunks[precision]
-        features = extractor(hs.data.folder(self.photographs))
+        features = extractor(hs.data.folder(photographs))
         assert features.stats.extracted == len(set(features.ids))
         return features.numpy(CUT)
 
@@ -125,7 +146,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 Affine = tuple[np.ndarray, np.ndarray]
 
 
-def torch_peer(native: Any, photographs: str, affine: Affine) -> Peer:
+def torch_peer(native: Any, affine: Affine) -> PeerOf:
     """https://docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html, whose four workers are as many
     as there are cores where there are fewer, with its transforms for evaluation, in larger batches."""
     import torch
@@ -140,40 +161,46 @@ def torch_peer(native: Any, photographs: str, affine: Affine) -> Peer:
             transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    loader = DataLoader(
-        datasets.ImageFolder(photographs, transform), batch_size=BATCH, shuffle=False, num_workers=min(4, cpus())
-    )
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     native = native.to(device, memory_format=torch.contiguous_format).eval()
 
-    def run() -> np.ndarray:
-        with torch.no_grad():
-            return np.concatenate([native(inputs.to(device)).cpu().numpy() for inputs, _ in loader])
+    def of(photographs: str) -> Peer:
+        images = datasets.ImageFolder(photographs, transform)
+        loader = DataLoader(images, batch_size=BATCH, shuffle=False, num_workers=min(4, cpus()))
 
-    return run
+        def run() -> np.ndarray:
+            with torch.no_grad():
+                return np.concatenate([native(inputs.to(device)).cpu().numpy() for inputs, _ in loader])
+
+        return run
+
+    return of
 
 
-def keras_peer(native: Any, photographs: str, affine: Affine) -> Peer:
+def keras_peer(native: Any, affine: Affine) -> PeerOf:
     """https://keras.io/guides/transfer_learning, with `image_dataset_from_directory` as in
     https://keras.io/examples/vision/image_classification_from_scratch: stretched to the square, not cropped."""
     import keras
     import tensorflow as tf
 
-    data = keras.utils.image_dataset_from_directory(
-        photographs, image_size=(SIZE, SIZE), batch_size=BATCH, shuffle=False, verbose=False
-    )
     scale, shift = affine
-    ready = data.map(lambda images, labels: images * scale + shift, num_parallel_calls=tf.data.AUTOTUNE)
-    ready = ready.prefetch(tf.data.AUTOTUNE)
-    return lambda: native.predict(ready, verbose=0)
+
+    def of(photographs: str) -> Peer:
+        data = keras.utils.image_dataset_from_directory(
+            photographs, image_size=(SIZE, SIZE), batch_size=BATCH, shuffle=False, verbose=False
+        )
+        ready = data.map(lambda images, labels: images * scale + shift, num_parallel_calls=tf.data.AUTOTUNE)
+        ready = ready.prefetch(tf.data.AUTOTUNE)
+        return lambda: native.predict(ready, verbose=0)
+
+    return of
 
 
-def jax_peer(native: Any, photographs: str, affine: Affine) -> Peer:
+def jax_peer(native: Any, affine: Affine) -> PeerOf:
     """JAX reads no images, and has no tutorial that does: Pillow in a plain loop, then a jitted module."""
     import jax.numpy as jnp
     from flax import nnx
 
-    paths = sorted(path for path in Path(photographs).glob("*/*") if path.is_file())
     jitted = nnx.jit(lambda module, images: module(images))
     scale, shift = affine
 
@@ -185,14 +212,19 @@ def jax_peer(native: Any, photographs: str, affine: Affine) -> Peer:
         left, top = round((image.width - SIZE) / 2), round((image.height - SIZE) / 2)
         return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))
 
-    def run() -> np.ndarray:
-        parts = []
-        for start in range(0, len(paths), BATCH):
-            images = np.stack([read(path) for path in paths[start : start + BATCH]])
-            parts.append(np.asarray(jitted(native, jnp.asarray(images * scale + shift))))
-        return np.concatenate(parts)
+    def of(photographs: str) -> Peer:
+        paths = sorted(path for path in Path(photographs).glob("*/*") if path.is_file())
 
-    return run
+        def run() -> np.ndarray:
+            parts = []
+            for start in range(0, len(paths), BATCH):
+                images = np.stack([read(path) for path in paths[start : start + BATCH]])
+                parts.append(np.asarray(jitted(native, jnp.asarray(images * scale + shift))))
+            return np.concatenate(parts)
+
+        return run
+
+    return of
 
 
 if __name__ == "__main__":

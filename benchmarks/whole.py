@@ -1,6 +1,8 @@
 """All of a network trained, on one core, in a process of its own, which keeps memory as the command's does:
-`whole.py BACKEND` reads a request a line and answers a line, both JSON.
+`whole.py BACKEND NUMBER` reads a request a line and answers a line, both JSON. NUMBER: of the core that it begins
+on, so that several can compile at a time.
 
+{"do": "first"}    the first step, in which compilers run; its loss before. Then it goes to the first core
 {"do": "step"}     a step; its loss before, and the seconds of the processor that it took
 {"do": "facts"}    threads, versions
 """
@@ -39,6 +41,11 @@ class Setting:
         self.images = rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
         self.labels = np.arange(BATCH) % CLASSES
 
+    def first(self) -> float:
+        loss, _ = self.step()
+        keep_to_one_core()
+        return loss
+
     def step(self) -> tuple[float, float]:
         start = time.process_time()
         losses, _ = self.trainer.step(self.images, self.labels, LR)
@@ -49,5 +56,6 @@ class Setting:
 
 
 if __name__ == "__main__":
-    keep_to_one_core()
-    serve(lambda: Setting(*sys.argv[1:]))
+    backend, number = sys.argv[1:]
+    keep_to_one_core(int(number))
+    serve(lambda: Setting(backend))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -22,6 +25,24 @@ def test_a_child_runs_until_its_input_ends() -> None:
     child = Child(BACKENDS[0], "memory.py")
     child.close()
     assert child.process.returncode == 0
+
+
+THREADS = """
+import os, threading
+before = sorted(os.sched_getaffinity(0))
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+from children import keep_to_one_core
+for number in range(3):
+    keep_to_one_core(number)
+    cores = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
+    assert len(cores) > 1 and all(core == {before[number % len(before)]} for core in cores), cores
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are not listed here")
+def test_all_threads_go_to_the_core_and_may_go_to_another() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", THREADS], check=True, env=environment)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
