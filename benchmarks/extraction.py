@@ -5,6 +5,7 @@ BACKEND` reads a request a line and answers a line, both JSON.
 {"do": "prepare", "model": MODEL}   a network, in place of the one before
 {"do": "run", "which": NAME}      features of 32 images of 224 pixels: a precision is ours,
                                   "peer" is eager float32 under no_grad, `predict`, or a jitted float32 NNX module
+{"do": "sample", "which": NAME}   the features of the first image, of the last such run
 {"do": "cosine", "which": NAME}   the least cosine of a sample's features with the peer's, of the last runs of both
 {"do": "products", "which": NAME} seconds that the network's multiply-adds take as products of matrices of 2,048
                                   squared in that precision, by the framework: a product is timed once
@@ -62,6 +63,10 @@ class Setting:
             features = self.backend.numpy(self.trunks[which].run(self.images)[self.cut])
         self.features[which] = features
         return list(features.shape)
+
+    def sample(self, which: str) -> list[float]:
+        of_first: list[float] = self.features[which][0].tolist()
+        return of_first
 
     def cosine(self, which: str) -> float:
         a, b = self.features[which], self.features["peer"]

@@ -1,7 +1,7 @@
 """Epochs of the modes in one framework, and a training loop that disturbs them, in processes of their own:
 
 `shared.py BACKEND CACHE` reads a request a line and answers a line, both JSON. With `short` behind it, it takes
-short turns on the CPU, as what `compare` starts does.
+short turns on the CPU, as what `compare` starts does; with a number, so many threads, whatever it may use.
 {"do": "prepare"}              fill the cache, build trunk, trainers and feeds; facts about the setting
 {"do": "epochs", "mode": MODE, "count": N}   [wall-clock seconds, CPU seconds] of each of N epochs
 
@@ -12,6 +12,7 @@ ends.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -20,7 +21,8 @@ from children import facts_of, serve
 from sizes import sized
 
 import headstart as hs
-from headstart.common.machine import cpus
+from headstart.common import machine
+from headstart.common.machine import Cpus, cpus
 from headstart.common.scheduling import take_short_turns
 from headstart.contract import registry
 from headstart.contract.losses import Softmax
@@ -88,6 +90,12 @@ class Setting:
         return seconds
 
 
+def take_threads(count: int) -> None:
+    """As somebody would who has found out how many are the best."""
+    counted = len(os.sched_getaffinity(0))  # what a framework counts that is told nothing
+    machine.cpus_allowed = lambda *_: Cpus(count, count < counted)
+
+
 def neighbour() -> None:
     import torch
     from torch import nn
@@ -113,7 +121,9 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["neighbour"]:
         neighbour()
     else:
-        backend, folder, *turns = sys.argv[1:]
-        if turns == ["short"]:
+        backend, folder, *said = sys.argv[1:]
+        if said == ["short"]:
             take_short_turns()
+        elif said:
+            take_threads(int(said[0]))
         serve(lambda: Setting(backend, folder))

@@ -64,6 +64,7 @@ TARGETS: Mapping[str, Target] = {
     "fit on tf.data": Target("speed", 2.5),
     "a jitted loop": Target("speed", 1.2),
     "products": Target("cost", 1.5),
+    "the best backend": Target("cost", 1.25),
     # all of a network trained, beside the best backend
     "whole network": Target("cost", 1.3),
     # a convolution in JAX on a CPU, beside XLA's own form of it
@@ -79,8 +80,11 @@ TARGETS: Mapping[str, Target] = {
     "layer norms jax": Target("speed", 2.0),
     # the best backend, of the framework's own products
     "products rate": Target("speed", 0.7),
-    # the longer one of decoding alone and computing alone
+    # the longer one of decoding alone and computing alone; and what both need of the processor, on all cores
     "folder": Target("cost", 1.1),
+    "folder by the processor": Target("speed", 0.93),
+    # features by a network with depthwise convolutions in JAX, beside the best backend
+    "depthwise": Target("cost", 1.3),
     "64 heads": Target("cost", 4.0),
     "rate of 64 heads": Target("speed", 0.7),
     "vmap loop": Target("speed", 1.0),
@@ -101,6 +105,8 @@ TARGETS: Mapping[str, Target] = {
     # threads that wait asleep, beside such that spin; beside others, of a fair share of the cores
     "asleep alone": Target("cost", 1.03),
     "beside others": Target("cost", 1.5),
+    # under a limit, beside the best number of threads that was found by hand
+    "limited": Target("cost", 1.1),
     # the store
     "opening a million rows": Target("own", 1.0),
     "overhead of extraction": Target("cost", 0.05),

@@ -78,7 +78,7 @@ def test_folder(benchmark: Any, child: Child) -> None:
         table.record(CAPABILITY, what, whole, peer=PEERS[child.backend], peers=median("peer"), **settings)
         table.record(CAPABILITY, what, whole, peer=longer, peers=bounds[longer], target="folder", **settings)
         peer = f"CPU seconds of both alone, over {facts['cores']} cores"
-        table.record(CAPABILITY, what, whole, peer=peer, peers=cores, cost=True, **settings)
+        table.record(CAPABILITY, what, whole, peer=peer, peers=cores, target="folder by the processor", **settings)
         beyond[precision] = whole / max(*bounds.values(), cores)
     benchmark.extra_info.update(facts, times_the_longest_bound=beyond)
     assert all(times <= FLOOR for times in beyond.values()), beyond

@@ -173,7 +173,7 @@ def test_classes(benchmark: Any, growth: Growth) -> None:
     answers.append(benchmark.pedantic(epochs, args=[CLASSES[-1]], rounds=1))
     assert all(answer["losses"][-1] < answer["losses"][0] for answer in answers)
     what = f"a cached epoch of {OF_CLASSES:,} x 512, classes"
-    held = [answer["peak"] - answer["settled"] for answer in answers]
+    held = [answer["peak"] - answer["base"] for answer in answers]
     asked_of = bar_of("20,000 x 512")
     growth.check(what, CLASSES, [answer["seconds"] for answer in answers], "s", answers[-1], asked_of)
     growth.check(f"memory of {what}", CLASSES, held, "bytes", answers[-1], asked_of)
