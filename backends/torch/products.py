@@ -1,9 +1,8 @@
 """Matrix products on a CPU, by the library that is faster on it.
 
-torch's own float32 products go to Intel's MKL, which uses AVX-512 on Intel's processors alone. On AMD's that have
-it MKL takes twice the time of oneDNN, which torch has as well, for convolutions and for compiled code; so there
-oneDNN is used, where products are large enough for its longer way in. By what the processor is and not by a
-measurement: a run repeated must round alike.
+torch's own float32 products go to Intel's MKL. On AMD's processors that takes twice the time of oneDNN, which it
+has as well, for convolutions and for compiled code; so there oneDNN is used, where products are large enough for
+its longer way in. By the processor's name and not by a measurement: a run repeated must round alike.
 """
 
 from __future__ import annotations
@@ -72,10 +71,8 @@ def onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 
 @cache
 def prefers_onednn() -> bool:
-    """Whether this processor does better with it, and this build of torch has it. Of AMD's processors without
-    AVX-512 MKL has all there is: thin products take oneDNN up to 1.8 times as long there, large ones the same."""
-    has_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
-    if not has_avx512 or "AMD" not in machine_facts()["cpu"] or not torch.backends.mkl.is_available():
+    """Whether this processor does better with it, and this build of torch has it."""
+    if "AMD" not in machine_facts()["cpu"] or not torch.backends.mkl.is_available():
         return False
     try:  # the operator is not among those that torch promises to keep
         with torch.no_grad():

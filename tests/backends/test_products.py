@@ -46,28 +46,6 @@ def test_products_are_those_of_float64(bias: bool, transposed: bool, monkeypatch
         np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=2e-4)
 
 
-@pytest.mark.parametrize(
-    ("cpu", "capability", "expected"),
-    [
-        ("AMD EPYC 9B14", "AVX512", True),
-        ("AMD EPYC 9B14 with bfloat16", "AVX512_BF16", True),
-        ("AMD EPYC", "AVX2", False),
-        ("Intel(R) Xeon(R) Platinum 8488C", "AVX512", False),
-    ],
-)
-def test_onednn_is_preferred_by_what_the_processor_is(
-    cpu: str, capability: str, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch = pytest.importorskip("torch")
-    from headstart.backends.torch import products
-
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
-        pytest.skip("this torch has one library for products")
-    monkeypatch.setattr(products, "machine_facts", lambda: {"cpu": cpu})
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert products.prefers_onednn.__wrapped__() is expected
-
-
 @pytest.mark.parametrize("by_onednn", [True, False])
 @pytest.mark.parametrize(("columns", "classes"), [(2048, 10), (24, 5)])  # large enough for oneDNN, and not
 @pytest.mark.parametrize("bias", [True, False])
