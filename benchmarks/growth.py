@@ -4,12 +4,13 @@ line, both JSON. One request a process where memory is asked for: what one has f
 {"do": "extract", "photographs": DIR, "cache": DIR}    features of a folder by a small ResNet
 {"do": "write", "cache": DIR, "rows": N, "columns": D, "classes": K}   noise as features, by no framework
 {"do": "epochs", "cache": DIR, "rows": N, "columns": D, "classes": K, "batch": B, "epochs": E}
-                                                        a linear head, trained on noise that was written
+                                                        a linear head, trained on noise that was written; with
+                                                        "few": N on so many rows of it before
 {"do": "products", "columns": D, "classes": K, "batch": B, "steps": S}   the products of so many steps, by numpy
 
 Seconds are the processor's, of all threads: what else runs on the machine hardly changes them. `base` is what was
-held before, with the framework there and its device looked for; `settled`, once a few rows were trained on, which
-imports and compiles what any training needs; `peak` the most that was held afterwards.
+held before, with the framework there and its device looked for, and once a few rows were trained on, if that was
+asked for, which imports and compiles what any training needs; `peak` the most that was held afterwards.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ from headstart.store import FeatureStore, array_to_ids
 TRUNKS = {512: "resnet18", 768: "convnext_tiny"}
 """columns -> whose features have as many, where its classifier begins"""
 BLOCK = 1 << 15
-FEW = 512
 
 
 def noise_in(cache: Path, model: Model, rows: int, write: bool) -> FeatureSet:
@@ -79,14 +79,17 @@ class Growing:
     def write(self, cache: str, rows: int, columns: int, classes: int) -> None:
         noise_in(Path(cache), hs.model(TRUNKS[columns], classes=classes), rows, write=True)
 
-    def epochs(self, cache: str, rows: int, columns: int, classes: int, batch: int, epochs: int) -> dict[str, Any]:
+    def epochs(
+        self, cache: str, rows: int, columns: int, classes: int, batch: int, epochs: int, few: int = 0
+    ) -> dict[str, Any]:
         model = hs.model(TRUNKS[columns], classes=classes)
         features = noise_in(Path(cache), model, rows, write=False)
         base, ends = begin(self.name), []
         settings: dict[str, Any] = {"mode": "cached", "batch_size": batch, "backend": self.name}
-        hs.fit(model, features.subset(range(FEW)), epochs=1, **settings)
-        forget_the_peak()
-        settled = held("VmRSS")
+        if few:
+            hs.fit(model, features.subset(range(few)), epochs=1, **settings)
+            forget_the_peak()
+            base = held("VmRSS")
         run = hs.fit(
             model, features, epochs=epochs, on_epoch=lambda *_: ends.append(time.process_time()), **settings
         )
@@ -94,7 +97,6 @@ class Growing:
             "rows": rows,
             "seconds": float(np.diff(ends).min()),  # what else runs only adds to it
             "base": base,
-            "settled": settled,
             "peak": held("VmHWM"),
             "nbytes": features.nbytes(),
             "where": run.settings["features"]["where"],
