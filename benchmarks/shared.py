@@ -17,11 +17,12 @@ import sys
 import time
 from typing import Any
 
-from children import facts_of, serve
+from children import Child, facts_of, serve
 from sizes import sized
 
 import headstart as hs
 from headstart.common import machine
+from headstart.common.environment import COUNTS, WAITING
 from headstart.common.machine import Cpus, cpus
 from headstart.common.scheduling import take_short_turns
 from headstart.contract import registry
@@ -38,6 +39,11 @@ CUTS = {"frozen": "avgpool", "cached": "avgpool", "cached block": "layer4.0"}
 """the last two of cached features: a linear head, whose steps are tiny, and a block, whose steps are not"""
 MODES = (*sized((), ("scratch",)), "full", *CUTS)
 """to a machine "scratch" is what "full" is"""
+
+
+EPOCHS = {"cached": 20, "cached block": 6}
+OTHERS = sized(2, 3)
+"""epochs of the other modes"""
 
 
 class Setting:
@@ -115,6 +121,20 @@ def neighbour() -> None:
         step += 1
         if step == 3:
             print("training", flush=True)
+
+
+# ---- the other end
+
+
+def plain() -> dict[str, str]:
+    """This environment, as somebody has it who has said nothing of threads."""
+    said = {*WAITING, *COUNTS, *(name for _, names in WAITING.values() for name in names)}
+    return {"TF_CPP_MIN_LOG_LEVEL": "3"} | {name: text for name, text in os.environ.items() if name not in said}
+
+
+def epochs(child: Child, mode: str) -> list[float]:
+    """Seconds of each of a few."""
+    return [wall for wall, _ in child.ask(do="epochs", mode=mode, count=EPOCHS.get(mode, OTHERS))]
 
 
 if __name__ == "__main__":

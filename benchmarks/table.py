@@ -167,6 +167,31 @@ class Table:
         self.rows: list[Row] = []
         self.backends: dict[str, dict[str, Any]] = {}
 
+    def record_beside_the_best(
+        self,
+        capability: str,
+        what: str,
+        own: Mapping[str, float],
+        targets: Mapping[str, str],
+        facts: Mapping[str, Mapping[str, Any]],
+    ) -> dict[str, float]:
+        """A row for each backend beside the best of them. `own`: its seconds; `targets`: see `record`, of those of
+        which something was asked. Returns how many times the best one's seconds each takes."""
+        best = min(own.values())
+        for backend, seconds in own.items():
+            self.record(
+                capability,
+                what,
+                seconds,
+                backend=backend,
+                peer="the best backend",
+                peers=best,
+                target=targets.get(backend),
+                cost=True,
+                facts=facts[backend],
+            )
+        return {backend: seconds / best for backend, seconds in own.items()}
+
     def record(
         self,
         capability: str,

@@ -55,18 +55,12 @@ def test_depthwise(benchmark: Any, children: dict[str, Child], model: str) -> No
     if benchmark.stats is None:
         pytest.skip("nothing was timed: --benchmark-disable")
     own = {backend: float(np.median(of)) for backend, of in seconds.items()}
-    best = min(own, key=lambda backend: own[backend])
-    for backend, child in children.items():
-        table.record(
-            "depthwise convolutions, 32 images of 224 px",
-            f"{model}, float32",
-            own[backend],
-            backend=backend,
-            peer="the best backend",
-            peers=own[best],
-            target="depthwise" if backend == "jax" else None,
-            cost=True,
-            facts=child.ask(do="facts"),
-        )
+    ratios = table.record_beside_the_best(
+        "depthwise convolutions, 32 images of 224 px",
+        f"{model}, float32",
+        own,
+        {"jax": "depthwise"},
+        {backend: child.ask(do="facts") for backend, child in children.items()},
+    )
     print(f"\n{model}: {', '.join(f'{backend} {of:.2f} s' for backend, of in own.items())}")
-    assert all(of <= CEILING * own[best] for of in own.values()), own
+    assert all(ratio <= CEILING for ratio in ratios.values()), own

@@ -16,17 +16,15 @@ from statistics import median
 from typing import Any
 
 import pytest
-from children import BACKENDS, Child
-from shared import IMAGES
+from children import BACKENDS, CORES, Child
+from shared import IMAGES, epochs, plain
 from sizes import sized
 from table import TARGETS, table
-from test_shared_machine import epochs, plain
 
 from headstart.common.environment import for_frameworks
 from headstart.common.machine import Cpus
 
 LIMITS = sized(("quota",), ("quota", "affinity"))
-CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
 ALLOWED = {"quota": min(2, len(CORES) - 1), "affinity": 1}
 """CPUs: of a quota two, where there are more"""
 TURNS = sized(2, 8)

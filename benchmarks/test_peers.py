@@ -102,17 +102,11 @@ def test_beside_the_best_backend(measured: dict[str, Measured]) -> None:
     """Each as measured above, one after the other on the same rows."""
     if len(measured) < 2:
         pytest.skip("fewer than two backends were timed")
-    best = min(measured, key=lambda backend: measured[backend].seconds)
-    for backend, of in measured.items():
-        table.record(
-            GROUP,
-            "float16 rows",
-            of.seconds,
-            backend=backend,
-            peer="the best backend",
-            peers=measured[best].seconds,
-            target="the best backend",
-            facts=of.facts,
-        )
-    ratios = {backend: of.seconds / measured[best].seconds for backend, of in measured.items()}
+    ratios = table.record_beside_the_best(
+        GROUP,
+        "float16 rows",
+        {backend: of.seconds for backend, of in measured.items()},
+        dict.fromkeys(measured, "the best backend"),
+        {backend: of.facts for backend, of in measured.items()},
+    )
     assert all(ratio <= OF_THE_BEST for ratio in ratios.values()), ratios

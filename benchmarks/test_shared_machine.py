@@ -9,7 +9,6 @@ a half, with twice the images and more epochs.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,29 +20,20 @@ from typing import Any
 
 import pytest
 from children import BACKENDS, Child
-from shared import IMAGES, MODES
+from shared import IMAGES, MODES, epochs, plain
 from sizes import sized
 from table import table
 
-from headstart.common.environment import COUNTS, WAITING, for_frameworks
+from headstart.common.environment import for_frameworks
 
 FAIR = 1.5
 """times its fair share that an epoch takes at most"""
 ALONE = 1.03
 """times what it takes where threads spin"""
-EPOCHS = {"cached": 20, "cached block": 6}
-OTHERS = sized(2, 3)
-"""epochs of the other modes"""
 TURNS = sized(6, 8)
 """of each alone, an even number; three said 1.05 where there was no difference at all"""
 
 pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="the neighbours train in torch")
-
-
-def plain() -> dict[str, str]:
-    """This environment, as somebody has it who has said nothing of threads."""
-    said = {*WAITING, *COUNTS, *(name for _, names in WAITING.values() for name in names)}
-    return {"TF_CPP_MIN_LOG_LEVEL": "3"} | {name: text for name, text in os.environ.items() if name not in said}
 
 
 @contextmanager
@@ -63,11 +53,6 @@ def neighbours(count: int) -> Iterator[None]:
             other.kill()
             with other:
                 pass
-
-
-def epochs(child: Child, mode: str) -> list[float]:
-    """Seconds of each of a few."""
-    return [wall for wall, _ in child.ask(do="epochs", mode=mode, count=EPOCHS.get(mode, OTHERS))]
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

@@ -51,18 +51,13 @@ def test_a_step_of_the_whole_network(benchmark: Any, children: dict[str, Child])
         "the network that was timed has learned"
     )
     own = {backend: float(np.median([taken for _, taken in of])) / BATCH for backend, of in steps.items()}
-    best = min(own, key=lambda backend: own[backend])
-    for backend, child in children.items():
-        table.record(
-            CAPABILITY,
-            f"{MODEL}, float32, {BATCH} images of {SIZE} px",
-            own[backend],
-            backend=backend,
-            peer="the best backend",
-            peers=own[best],
-            target="whole network",
-            facts=child.ask(do="facts"),
-        )
+    ratios = table.record_beside_the_best(
+        CAPABILITY,
+        f"{MODEL}, float32, {BATCH} images of {SIZE} px",
+        own,
+        dict.fromkeys(own, "whole network"),
+        {backend: child.ask(do="facts") for backend, child in children.items()},
+    )
     benchmark.extra_info.update(seconds_an_image=own)
     print(f"\n{MODEL}: {', '.join(f'{backend} {1e3 * of:.0f}' for backend, of in own.items())} ms an image")
-    assert all(of <= CEILING * own[best] for of in own.values()), own
+    assert all(ratio <= CEILING for ratio in ratios.values()), own

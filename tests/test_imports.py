@@ -105,11 +105,16 @@ def test_no_module_hides_a_public_name() -> None:
 def imported(path: Path) -> Iterator[str]:
     """The full names of all modules that a file imports, at its top or anywhere inside."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from imported_by(node)
+
+
+def imported_by(node: ast.AST) -> Iterator[str]:
+    """The full names of what a statement imports, if it is an import."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"a relative import: {ast.unparse(node)}"
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def test_core_imports_no_framework_and_no_backend() -> None:
@@ -145,11 +150,8 @@ def file_of(module: str) -> Path | None:
 def imported_at_once(body: list[ast.stmt]) -> Iterator[str]:
     """The full names of our modules, and of names in them, that are imported as a module is."""
     for node in body:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.If):
+        yield from imported_by(node)
+        if isinstance(node, ast.If):
             yield from imported_at_once([] if ast.unparse(node.test) == "TYPE_CHECKING" else node.body)
             yield from imported_at_once(node.orelse)
         elif isinstance(node, ast.Try | ast.With | ast.ClassDef):

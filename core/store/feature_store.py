@@ -89,9 +89,9 @@ def split_shared(text: str, separator: str = os.pathsep) -> list[str]:
     return re.findall(r"(?:[A-Za-z][\w+.-]*://(?:[^:/@]*:[^:/@][^:@]*@)?)?[^:]+", text)
 
 
-def _remotes(urls: Iterable[str], root: Path) -> tuple[SharedRemote, ...]:
+def _remotes(urls: Collection[str], root: Path) -> tuple[SharedRemote, ...]:
     """The shared caches behind these URLs. What reads such is imported where there are any."""
-    if not (urls := list(urls)):
+    if not urls:
         return ()
     from headstart.store.remote.shared import SharedRemote
 

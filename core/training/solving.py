@@ -53,10 +53,8 @@ AT_ONE_TIME = ("flatten", "global_avg_pool", *INERT)
 
 
 def check_solvable(job: TrainingJob) -> None:
-    """SettingError where the settings name a solver and the head, the labels or an option are not for it."""
+    """SettingError where the head, the labels or an option are not for the solver that the settings name."""
     s = job.settings
-    if s.solver is None:
-        return
     assert job.cut is not None
     task, name = job.objective.task, f"solver={s.solver!r}"
     if s.solver == "logistic" and task == REGRESSION:

@@ -198,13 +198,11 @@ class Keeper:
         write_stage(stage_file(self.of.folder, self.stage.name), Content(about, arrays))
 
 
-def checkpoints_of(job: TrainingJob) -> Checkpoints | None:
-    """What the job's settings ask for; None for nothing. MissingAbilityError where its backend gives no state;
+def checkpoints_of(job: TrainingJob) -> Checkpoints:
+    """Those of a job whose settings ask for some. MissingAbilityError where its backend gives no state;
     SettingError where nothing can be written, another checkpoint is in the way, or the one to go on from is of a
     training that differs; CheckpointError where none is there, or it is damaged."""
     s = job.settings
-    if s.checkpoint is None and s.resume is None:
-        return None
     registry.describe(job.backend.name).require(job.backend.name, STATE)
     source = None if s.resume is None else expanded(s.resume)
     folder = source if s.checkpoint is None else expanded(s.checkpoint)
