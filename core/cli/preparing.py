@@ -73,11 +73,11 @@ def ready(
     values["backend"] = backend = registry.choose(settings.backend)
     keep_memory_for(backend, [values.get("mode", "cached")])
     seed, cut, folds = values.get("seed", seed), values.get("cut"), values.get("folds")
+    options_by_mode([values.get("mode", "cached")], {"seed": seed, **values})
     note_random_weights(source)
     if features is not None:
         prepared = _saved(source, features, seed, folds)
     else:
-        options_by_mode([values.get("mode", "cached")], {"cut": cut, "seed": seed})
         named = vars(source) | {"head": head_of(source.head), "only": source.classes()}
         named = {name: value for name, value in named.items() if name not in COLUMNS}
         prepared = model_and_data(**named, columns=source.columns(), cut=cut, cuts=cuts, seed=seed, folds=folds)

@@ -24,7 +24,7 @@ from headstart.cli.preparing import ready
 from headstart.cli.rendering import show, show_legend
 from headstart.cli.results import attempt, keep_figures, test_figures, test_line
 from headstart.common.errors import SettingError
-from headstart.common.text import extraction_line, folds_line
+from headstart.common.text import counted, extraction_line, folds_line
 
 if TYPE_CHECKING:
     Settings = Any
@@ -74,12 +74,14 @@ def sweep(
     With neither --lr nor --weight-decay nor --seeds, eight learning rates from 0.0001 to 0.3 are tried.
     """
     from headstart.common.outputs import never_lost
+    from headstart.training.sweep import points_of
     from headstart.training.sweep import sweep as run_sweep
 
     engine = engine_options.engine()
-    grid = tried({"lr": lr, "weight_decay": weight_decay, "seeds": seeds})
+    grid = tried({"lr": lr, "weight_decay": weight_decay, "seeds": seeds}) or USUAL_GRID
+    points_of(grid)  # before data are read
     (model, train, val, test), values = ready(source, settings, features=features, out=out)
-    result = run_sweep(model, train, val, grid=grid or USUAL_GRID, halving=halving, engine=engine, **values)
+    result = run_sweep(model, train, val, grid=grid, halving=halving, engine=engine, **values)
     all_diverged = result.runs[0].diverged
     saved = attempt(lambda: never_lost(result.best.save, out)) if out is not None and not all_diverged else None
     tested = None if test is None or all_diverged else attempt(lambda: result.best.evaluate(test))
@@ -96,7 +98,7 @@ def sweep(
     pruned = f"; {sum(result.pruned)} ended early" if halving else ""
     folds = result.runs[0].folds
     of_folds = "" if folds is None else f" x {len(folds.values)} folds"
-    show(f"{len(result.runs)} heads{of_folds}, {how}{pruned}; {result.seconds:.1f} s")
+    show(f"{counted(len(result.runs), 'head')}{of_folds}, {how}{pruned}; {result.seconds:.1f} s")
     if folds is not None and not all_diverged:
         show(f"the best: {folds_line(folds)}; it is trained on all {sum(folds.sizes):,} samples")
     if not all_diverged:

@@ -68,6 +68,17 @@ def counted(count: float, noun: str) -> str:
     return f"{number} {noun}{'' if count == 1 else 's'}"
 
 
+def told_apart(values: Sequence[float]) -> list[str]:
+    """Numbers as texts: whole ones as they are, since a seed is no rough size, others with six digits, or with as
+    many more as it takes that no two of them that differ look alike."""
+    different, texts = len(set(values)), []
+    for digits in range(6, 18):
+        texts = [str(value) if isinstance(value, int) else f"{value:.{digits}g}" for value in values]
+        if len(set(texts)) >= different:
+            break
+    return texts
+
+
 def listed(names: Sequence[str]) -> str:
     """ "jax, flax and optax"."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -48,7 +48,7 @@ class Headline:
 
     def difference(self, value: float) -> str:
         """With its sign; of shares in points of a percentage."""
-        of_units = f"{value:+,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:+.3g}"
+        of_units = f"{value:+,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:+.3g}"
         text = f"{100 * value:+.1f}" if self.is_share else of_units
         return text.replace("-", "\N{MINUS SIGN}")
 

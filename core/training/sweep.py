@@ -20,9 +20,10 @@ from headstart.common.errors import DivergedWarning, SettingError
 from headstart.common.machine import machine_facts
 from headstart.common.progress import track
 from headstart.common.table import Table
+from headstart.common.text import told_apart
 from headstart.contract import registry
 from headstart.contract.heads import chain_of
-from headstart.contract.optimizers import Optimizer, optimizer_of
+from headstart.contract.optimizers import SGD, Optimizer, optimizer_of
 from headstart.data import Dataset
 from headstart.data.copies import warn_of_copies, warn_of_copies_across
 from headstart.data.id_set import IdSet
@@ -46,6 +47,7 @@ from headstart.training.job import TrainingJob, initial, job_of
 from headstart.training.loop import Trained
 from headstart.training.noise import mark_noise
 from headstart.training.one_by_one import one_by_one
+from headstart.training.options import OPTIONS
 from headstart.training.rates import trained_count
 from headstart.training.run import Run
 from headstart.training.run_record import data_facts, first_convolutions
@@ -92,7 +94,7 @@ class Sweep:
     """of each run: whether it was ended so; its epochs are those that it had until then"""
 
     def __repr__(self) -> str:
-        return f"Sweep({len(self.runs)} heads, the first with {_name(self.points[0])}: {self.runs[0]!r})"
+        return f"Sweep({len(self.runs)} heads, the first with {_names(self.points)[0]}: {self.runs[0]!r})"
 
     @property
     def best(self) -> Run:
@@ -133,12 +135,9 @@ class Sweep:
     def conclusion(self) -> Conclusion:
         """Which point of the grid to take, by how much more than the next, and what to distrust."""
         entries = [entry_of(run) for run in self.runs[:CONCLUDED_FROM]]
-        for entry, point in zip(entries, self.points, strict=False):
+        for entry, name in zip(entries, _names(self.points), strict=False):
             # all of them ran at once: no point took a time of its own
-            entry |= {
-                "label": _name(point),
-                "total_seconds": None,
-            }
+            entry |= {"label": name, "total_seconds": None}
         mark_noise(entries)
         return conclusion({"data": self.runs[0].data, "rows": entries})
 
@@ -189,11 +188,11 @@ def sweep(
     if not isinstance(halving, bool):
         raise SettingError(f"halving={halving!r}; expected True or False")
     settings = settings_of("sweep", options)
+    points = points_of(grid)
     if settings.folds is not None:
         train, val = one_set(train, val, settings.folds), None
     train, val = in_parts(*opened(train, val))
     _check_ranking(settings, val, halving)
-    points = list(_points(grid))
     job = job_of(model, train, val, settings)
     cut = job.cut
     assert cut is not None
@@ -213,7 +212,7 @@ def sweep(
         jobs = [result.last(of) for result, of in zip(of_folds, jobs, strict=True)]
     source = from_cache(job, cut)
     stages = [head_stage(of, graph, source.standardization) for of in jobs]
-    names = [_name(point) for point in points]
+    names = _names(points)
     trained, most = _trained(list(zip(jobs, stages, strict=True)), names, graph, source.feeds, halving)
     at_once = max(at_once, most)
     check_trunk(job.model, cut, job.model.params, source.trunk, job.place.precision)
@@ -256,7 +255,7 @@ def _check_ranking(settings: Settings, val: Dataset | FeatureSet | None, halving
         )
 
 
-def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
+def points_of(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
     """Every combination of the grid's values. SettingError for axes or values that are none."""
     if not isinstance(grid, Mapping) or not grid or any(name not in AXES for name in grid):
         raise SettingError(
@@ -273,14 +272,19 @@ def _points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
             raise SettingError(
                 f"grid[{name!r}]={values!r} has a value twice; the same head would be trained twice"
             )
-    for point in itertools.product(*grid.values()):
-        # numpy's numbers as Python's, which can be written as JSON
-        yield {name: np.asarray(value).item() for name, value in zip(grid, point, strict=True)}
+    # numpy's numbers as Python's, which can be written as JSON
+    plain = {name: [np.asarray(value).item() for value in values] for name, values in grid.items()}
+    for name, values in plain.items():
+        for value in values:
+            OPTIONS["seed"].checked(value) if name == "seed" else SGD(**{name: value})
+    return [dict(zip(plain, point, strict=True)) for point in itertools.product(*plain.values())]
 
 
-def _name(point: Mapping[str, float]) -> str:
-    """ "lr 0.001, seed 1"."""
-    return ", ".join(f"{name} {value:g}" for name, value in point.items())
+def _names(points: Sequence[Mapping[str, float]]) -> list[str]:
+    """ "lr 0.001, seed 1" of each; different points have different names."""
+    axes = points[0]
+    columns = [[f"{axis} {text}" for text in told_apart([point[axis] for point in points])] for axis in axes]
+    return [", ".join(texts) for texts in zip(*columns, strict=True)]
 
 
 def _jobs(job: TrainingJob, default: Optimizer, points: Sequence[Mapping[str, float]]) -> list[TrainingJob]:

@@ -16,11 +16,13 @@ from headstart.common.text import (
     nbytes_text,
     seconds_text,
     time_text,
+    told_apart,
     val_score_name,
     val_score_text,
 )
 from headstart.report.conclusion import groups_of, interval_of
 from headstart.report.endings import overview, sentence
+from headstart.report.figures import loss
 from headstart.report.scores import CLASS_SCORES, OF_ANY_SIZE, noun, score_name, score_text, worst_classes
 from headstart.report.series import PHASES, found_there, meaning_of_star
 from headstart.training.scores import Scores
@@ -110,7 +112,7 @@ def _half_text(entry: Mapping[str, Any]) -> str:
         return ""
     half = (ends[1] - ends[0]) / 2
     if name in OF_ANY_SIZE:
-        return f"±{half:,.0f}" if half >= 100 else f"±{half:.2g}"
+        return f"±{half:,.0f}" if half >= 99.5 else f"±{half:.2g}"
     return f"±{100 * half:.1f}"
 
 
@@ -119,16 +121,17 @@ def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) ->
     axes = [name for name in ("lr", "weight_decay", "seed") if entries and name in entries[0]]
     judged = any(entry["accuracy"] is not None for entry in entries)  # numbers are not right or wrong
     halved = any(entry.get("pruned") for entry in entries)
+    tried = [told_apart([entry[name] for entry in entries]) for name in axes]
     texts = [
         (
-            *(f"{entry[name]:g}" for name in axes),
+            *(of_axis[i] for of_axis in tried),
             val_score_text(entry) + _half_text(entry),
-            "-" if entry["val_loss"] is None else f"{entry['val_loss']:.4f}",
+            "-" if entry["val_loss"] is None else loss(entry["val_loss"]),
             *([accuracy_text(entry, "accuracy")] if judged else []),
-            f"{entry['loss']:.4f}",
+            loss(entry["loss"]),
             *([f"{'*' if entry['pruned'] else ''}{entry['epochs']}"] if halved else []),
         )
-        for entry in entries[: None if top is None else max(1, top)]
+        for i, entry in enumerate(entries[: None if top is None else max(1, top)])
     ]
     several = any(entry.get("score") == "micro_f1" for entry in entries)  # a sample is right if all labels are
     trained = [f"train {'subset ' if several else ''}acc"] if judged else []
@@ -207,10 +210,10 @@ def folds_table(scores: FoldScores, samples: int, epochs: int) -> Table:
             str(fold),
             str(size),
             "-" if value is None else headline_text(scores.score, value),
-            "-" if loss is None else f"{loss:.4f}",
+            "-" if of_fold is None else loss(of_fold),
             str(epoch),
         )
-        for fold, (size, value, loss, epoch) in enumerate(
+        for fold, (size, value, of_fold, epoch) in enumerate(
             zip(scores.sizes, scores.values, scores.losses, scores.best_epochs, strict=True), 1
         )
     ]

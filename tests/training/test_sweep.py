@@ -253,6 +253,18 @@ def test_grids_that_are_none(
         hs.sweep(model, data[0], None, grid={"lr": [0.1]}, backend=backend)  # type: ignore[arg-type]
 
 
+@pytest.mark.of("torch")
+def test_each_head_has_a_name_of_its_own(model: Model, data: tuple[Dataset, Dataset], backend: str) -> None:
+    """As one would type it: a seed whole, and of rates as many digits as differ."""
+    grid = {"lr": [0.0012345678, 0.0012345679], "seed": [1234567, 1234568]}
+    found = hs.sweep(model, *data, grid=grid, epochs=1, backend=backend)
+    names = [f"lr {point['lr']}, seed {point['seed']}" for point in found.points]
+    assert repr(found).startswith(f"Sweep(4 heads, the first with {names[0]}: ")
+    take = found.conclusion().take
+    assert take.startswith(f"Take {names[0]}: ")
+    assert sum(name in take for name in names) >= 2  # what is next, or as good, by its name
+
+
 @pytest.mark.slow("keras", "jax")  # core reads them
 def test_on_features_without_images(
     model: Model, data: tuple[Dataset, Dataset], backend: str, tmp_path: Path
@@ -281,6 +293,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert shown == [f"{row['lr']:g}" for row in rows[:2]]
     best = hs.load(tmp_path / "best")
     assert best.history[-1].val_accuracy == rows[0]["val_accuracy"]
+    for option, value in (("--lr", "0"), ("--seeds", "1,1"), ("--patience", "0")):  # before data are read
+        result = headstart("sweep", "--data", str(tmp_path / "nowhere.csv"), option, value, "--backend", "torch")
+        assert result.code == 2 and option.strip("-").removesuffix("s") in result.err, result.err
     result = headstart(*arguments, "--lr", "fast")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "expected numbers" in result.err

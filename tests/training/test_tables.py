@@ -11,6 +11,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import f1_score, mean_absolute_error
 
 from headstart.common.table import Table
+from headstart.common.text import told_apart
 from headstart.data import arrays
 from headstart.training.comparison import Comparison
 from headstart.training.noise import mark_noise
@@ -124,6 +125,21 @@ def test_a_sweep() -> None:
     assert table.rows == [("0.001", "1", "25.0%", "1.5000", "100.0%", "0.1250")]
     assert len(sweep_table([figures, figures], top=0).rows) == 1
     assert len(sweep_table([figures, figures]).rows) == 2
+
+
+def test_heads_of_a_sweep_are_told_apart() -> None:
+    """A seed is no rough size, and of rates as many digits are shown as differ."""
+    figures = {"val_accuracy": 0.25, "val_loss": 1e30, "accuracy": 1.0, "loss": 0.125, "diverged": False}
+    points = [(0.0012345678, 1234567), (0.0012345679, 1234568), (0.1, 0)]
+    table = sweep_table([{"lr": lr, "seed": seed, **figures} for lr, seed in points])
+    assert [row[:2] for row in table.rows] == [
+        ("0.0012345678", "1234567"),
+        ("0.0012345679", "1234568"),
+        ("0.1", "0"),
+    ]
+    assert table.rows[0][3] == "1e+30"  # and not thirty digits
+    rates = [float(rate) for rate in np.logspace(-4, -1, 8)]
+    assert told_apart(rates)[1] == "0.00026827"
 
 
 def test_numbers_are_not_right_or_wrong() -> None:
