@@ -78,17 +78,36 @@ def stopped(program: Any) -> set[int]:
     return {at for at, v in enumerate(program.invars) if id(v) in used and not learning[at]}
 
 
-def _reaching(program: Any, wanted: Sequence[bool]) -> list[bool]:
-    """Of the program's inputs, whether a gradient comes from the outputs that are wanted."""
+def _reaching(program: Any, wanted: Sequence[bool], gradients: bool = True, without: Any = None) -> list[bool]:
+    """Of the program's inputs, whether the outputs that are wanted are made of them; where it is `gradients`, in a
+    way that these come back. `without`: an equation that nothing is followed through."""
     live = {id(v) for v, is_wanted in zip(program.outvars, wanted, strict=True) if is_wanted}
     for equation in reversed(program.eqns):
         outputs = [id(v) in live for v in equation.outvars]
-        if not any(outputs) or equation.primitive.name == "stop_gradient":
+        ends = equation is without or (gradients and equation.primitive.name == "stop_gradient")
+        if not any(outputs) or ends:
             continue
         inner = inner_of(equation)
-        passing = [True] * len(equation.invars) if inner is None else _reaching(inner, outputs)
+        passing = [True] * len(equation.invars) if inner is None else _reaching(inner, outputs, gradients)
         live |= {id(atom) for atom, passes in zip(equation.invars, passing, strict=True) if passes}
     return [id(v) in live for v in program.invars]
+
+
+def reaching(program: Any, without: Any = None) -> list[bool]:
+    """Of a jaxpr's inputs, whether its outputs are made of them. `without`: an equation that nothing is followed
+    through."""
+    return _reaching(program, [True] * len(program.outvars), False, without)
+
+
+def living(program: Any) -> str:
+    """The text of the equations of a jaxpr that its outputs are made of."""
+    live = {id(v) for v in program.outvars}
+    texts = []
+    for equation in reversed(program.eqns):
+        if any(id(v) in live for v in equation.outvars):
+            live |= {id(atom) for atom in equation.invars}
+            texts.append(str(equation))
+    return "\n".join(reversed(texts))
 
 
 DRAWING = ("random_bits", "random_gamma", "rng_bit_generator", "rng_uniform")

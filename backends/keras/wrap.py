@@ -59,6 +59,7 @@ from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRe
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import ALONE, count
 from headstart.graph import NativePart
+from headstart.graph.cuts import BOTH_SIDES
 from headstart.models.feature_layout import last_only
 from headstart.models.processors import is_converter, preprocess_of
 
@@ -191,10 +192,7 @@ def _rest(model: keras.Model, trunk: keras.Model, stop: Any, cut: str, name: str
     head = keras.Model(stop, model.outputs[0])
     ours = {id(weight) for weight in trunk.weights}
     if shared := [layer.name for layer in head.layers if any(id(weight) in ours for weight in layer.weights)]:
-        raise CutError(
-            f"layer {shared[0]!r} is used on both sides of the cut {cut!r}, so it cannot be frozen on one and "
-            "trained on the other; cut elsewhere"
-        )
+        raise CutError(BOTH_SIDES.format("layer", shared[0], cut))
     if quantized := quantized_layer(head):
         raise SettingError(
             f"layer {quantized} behind the cut {cut!r} is quantized, so the rest as head could not be trained; "

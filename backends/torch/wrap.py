@@ -50,6 +50,7 @@ from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import BEFORE, END, Wrapping, WrapRequest
 from headstart.data import Preprocess
 from headstart.data.rows import count
+from headstart.graph.cuts import BOTH_SIDES
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
 from headstart.models.several import LOGITS, TOKENS, dotted, entry_of
 from headstart.models.structure import Teller
@@ -493,7 +494,4 @@ def _ending(
 def _check_apart(trunk: nn.Module, head: nn.Module, cut: str) -> None:
     ours = {id(p): name for name, p in trunk.named_parameters()}
     if shared := [name for name, p in head.named_parameters() if id(p) in ours]:
-        raise CutError(
-            f"parameter {shared[0]!r} is used on both sides of the cut {cut!r}, so it cannot be frozen on one and "
-            "trained on the other; cut elsewhere"
-        )
+        raise CutError(BOTH_SIDES.format("parameter", shared[0], cut))

@@ -87,13 +87,27 @@ class Paths:
             raise CutError(f"a cut at the output {name!r} leaves nothing to train; the last cut is {legal[-1]!r}")
         if node == self.input:
             raise CutError(f"a cut at the input {name!r} leaves no trunk to run; the first cut is {legal[0]!r}")
-        before = [cut for cut in legal if self._index[cut] < self._index[node]]
-        after = [cut for cut in legal if self._index[cut] > self._index[node]]
-        near = " and ".join(repr(cut) for cut in (*before[-1:], *after[:1]))
-        raise CutError(
-            f"{name!r} is inside a branch: not every path passes through it, so it cannot be cut at; "
-            f"the nearest legal cuts are {near}"
-        )
+        raise in_a_branch(name, [*self.inputs], legal, node)
+
+
+BOTH_SIDES = (
+    "{} {!r} is used on both sides of the cut {!r}, so it cannot be frozen on one and trained on the other; cut "
+    "elsewhere"
+)
+
+
+def in_a_branch(name: str, nodes: Sequence[str], legal: Sequence[str], node: str = "") -> CutError:
+    """That something goes around a cut, with the nearest that nothing does. `nodes`: in their order; `node`: which
+    of them is meant by the name, if it is none itself."""
+    place = {each: i for i, each in enumerate(nodes)}
+    here = place[node or name]
+    before = [cut for cut in legal if place[cut] < here]
+    after = [cut for cut in legal if place[cut] > here]
+    near = " and ".join(repr(cut) for cut in (*before[-1:], *after[:1]))
+    return CutError(
+        f"{name!r} is inside a branch: not every path passes through it, so it cannot be cut at; "
+        + (f"the nearest legal cuts are {near}" if near else "no submodule can")
+    )
 
 
 def listed(names: Sequence[str]) -> str:

@@ -83,8 +83,7 @@ def wrap(
     the end.
     `head`: "rest" (the rest of the module), "linear" or a list such as [256, 0.5] (a fresh classifier on the
     pooled features, see `hs.model`), or a module of the same framework that takes the features. Where torch.fx
-    cannot trace a module, and inside of NNX modules other than nnx.Sequential and of linen's, there is no rest to
-    be had.
+    cannot trace a module there is no rest to be had but its classifier, nor of several outputs.
     `classes`: the number or names of the classes. With the rest of the module, or a module, as head they are what
     it gives; by default with the names that it was published with, which transformers' `config.id2label` and the
     `label_names` of timm's `pretrained_cfg` say, else as numbers.
