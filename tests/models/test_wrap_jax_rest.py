@@ -39,10 +39,8 @@ def heads(params: Mapping[str, Any]) -> set[str]:
 def test_it_trains_as_two_functions_do(own: Any, data: Any, tmp_path: Path) -> None:
     """That compute the same, and are cut by whoever wrote them."""
     module = own.Convolved()
-    model, pair = (
-        hs.wrap(module, "first", preprocess=P),
-        hs.wrap(own.PAIR, params=own.params_of(module), preprocess=P),
-    )
+    model = hs.wrap(module, "first", preprocess=P)
+    pair = hs.wrap(own.PAIR, params=own.params_of(module), preprocess=P)
     assert heads(model.params) == {"second", "fc"}
     assert model.module_cut == "first"
     ours, theirs = (hs.forward(it, X, ["trunk", "logits"]) for it in (model, pair))
@@ -127,24 +125,14 @@ def test_tokens_beside_a_mask(own: Any, data: Any, tmp_path: Path) -> None:
 
 def test_what_has_no_rest(own: Any) -> None:
     for module, cut, kind, text in (
-        (
-            own.Residual(),
-            "block.inner",
-            CutError,
-            "inside a branch.* the nearest legal cuts are 'stem' and 'block'",
-        ),
+        (own.Residual(), "block.inner", CutError, "inside a branch.* the nearest.* 'stem' and 'block'"),
         (own.Tied(), "mix", CutError, "'mix.kernel' is used on both sides of the cut 'mix'"),
         (own.Twice(), "mix", CutError, "'mix' is called 2 times"),
         (own.Dropped(), "its end", CutError, "leaves nothing of Dropped to train"),
         (own.Dropped(), "fc", CutError, "leaves nothing of Dropped to train"),
         (own.Dropped(), "stm", CutError, "no node 'stm' to cut at; the nearest are stem"),
         (own.Two(), None, CutError, "classifiers at the end of Two, 'fc', 'other', have no one place before them"),
-        (
-            own.Encoder(),
-            None,
-            CutError,
-            "Encoder ends in no linear layer.*cut=, a submodule; or pass head='linear'",
-        ),
+        (own.Encoder(), None, CutError, "ends in no linear layer.*cut=, a submodule; or pass head='linear'"),
         (own.Pair(), "stem", CutError, "what Pair gives at its end is not one array"),
         (own.Ending("temperature"), None, SettingError, "the head gives probabilities"),
     ):

@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {"epochs": 4, "batch_size": 16, "device": "cpu", "wor
 MODES: dict[str, dict[str, Any]] = {
     "cached": {},
     "frozen": {"optimizer": "sgd"},
-    "full": {"augment": "flip,crop", "lr_scale": 0.1},
+    "full": {"augment": "flip,crop", "lr_scale": {"conv1": 0.1}},
     "scratch": {"schedule": "cosine", "warmup": 0.25},
     "staged": {"head_epochs": 3, "monitor": "val_accuracy"},
 }
