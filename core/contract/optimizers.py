@@ -64,6 +64,7 @@ class AdamW:
         _require(self.epsilon > 0, f"epsilon={self.epsilon}; expected a positive number")
 
 
+LEAST, LARGEST = (float(of) for of in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 Optimizer = SGD | AdamW
 OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
 
@@ -80,6 +81,9 @@ def _check_rates(optimizer: Any) -> None:
     lr, decay = optimizer.lr, optimizer.weight_decay
     _require(lr > 0, f"lr={lr}; expected a positive number")
     _require(decay >= 0, f"weight_decay={decay}; expected 0 or a positive number")
+    # a rate that is 0 in the arithmetic of the steps would train nothing, and say nothing of it
+    _require(LEAST <= lr <= LARGEST, f"lr={lr}; expected {LEAST:.1e} to {LARGEST:.1e}, as float32 has numbers")
+    _require(decay <= LARGEST, f"weight_decay={decay}; expected {LARGEST:.1e} at most, as float32 has numbers")
 
 
 def optimizer_of(optimizer: str | Optimizer | None, default: Optimizer, lr: float | None = None) -> Optimizer:

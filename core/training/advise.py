@@ -19,7 +19,7 @@ from headstart.common.log import LOG
 from headstart.common.text import time_text
 from headstart.contract import registry
 from headstart.data import Dataset
-from headstart.data.annotations import SINGLE
+from headstart.data.annotations import REGRESSION
 from headstart.data.door import as_data_set, check_data_set
 from headstart.data.summary import say
 from headstart.features.engines.settings import Ray, check_engine
@@ -42,6 +42,7 @@ from headstart.training.advice.rule import (
 from headstart.training.advice.words import names_of_budget, sentence
 from headstart.training.checks import in_parts
 from headstart.training.plan import Budget
+from headstart.training.sample_weights import check_counting, check_learnable
 from headstart.training.scores.result import headline
 
 MOST = 10_000
@@ -134,12 +135,14 @@ def _to_train_on(data: Any) -> Dataset:
     train: Dataset = in_parts(data, None)[0]
     if not len(train):
         raise DataError(f"{train.name} is empty")
-    labels = train.labels
-    if train.task == SINGLE and len(np.unique(labels)) < 2:
-        raise DataError(f"all {len(train)} samples of {train.name} are of one class; at least two are needed")
-    if train.task != SINGLE and (labels == labels[0]).all():
+    check_counting(train)
+    check_learnable(train, train.weights, f"samples of {train.name}")
+    counting = train.labels if train.weights is None else train.labels[train.weights > 0]
+    if train.task == REGRESSION and (counting == counting[0]).all():
+        that_count = "" if len(counting) == len(train) else " that count"
         raise DataError(
-            f"all {len(train)} samples of {train.name} have the same labels; there is nothing to learn"
+            f"all {len(counting)} samples of {train.name}{that_count} have the same numbers; there is nothing to "
+            "learn"
         )
     return train
 

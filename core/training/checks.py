@@ -13,7 +13,7 @@ import numpy as np
 from headstart.common.errors import CutError, DataError, DataWarning, SettingError
 from headstart.common.log import LOG
 from headstart.data import Dataset
-from headstart.data.annotations import MULTI, REGRESSION, SINGLE
+from headstart.data.annotations import MULTI, SINGLE
 from headstart.data.classes import Classes, aligned
 from headstart.data.door import as_data_set, check_data_set
 from headstart.data.names import normal
@@ -23,7 +23,7 @@ from headstart.features.trunk_keys import INPUT, key_of
 from headstart.models import Model
 from headstart.store.keys import explain
 from headstart.training.options import OPTIONS
-from headstart.training.sample_weights import check_counting
+from headstart.training.sample_weights import check_counting, check_learnable
 from headstart.training.settings import Settings
 
 OF_EXTRACTION = ("extraction_batch", "push", "engine")
@@ -216,15 +216,8 @@ def check_data(model: Model, data: Dataset | FeatureSet, what: str) -> None:
     if isinstance(data, Dataset):
         model.preprocess.check(data)
     check_labels(model, data, what)
-    if what != "train" or data.task == REGRESSION:  # targets that do not vary are found where they are scaled
-        return
-    if data.task == SINGLE and len(np.unique(data.labels)) < 2:
-        raise DataError(f"all {len(data)} training samples are of one class; at least two are needed")
-    if data.task == MULTI and (data.labels == data.labels[0]).all():
-        raise DataError(
-            f"all {len(data)} training samples have the same labels ({data.annotations.label_text(0)}); there is "
-            "nothing to learn"
-        )
+    if what == "train":
+        check_learnable(data, data.weights)
 
 
 def check_labels(model: Model, data: Dataset | FeatureSet, what: str) -> None:

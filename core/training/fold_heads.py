@@ -33,7 +33,7 @@ from headstart.training.job import TrainingJob
 from headstart.training.judging import OnFolds
 from headstart.training.loop import Trained
 from headstart.training.observers import EpochCallback, Observers
-from headstart.training.sample_weights import sample_weights
+from headstart.training.sample_weights import check_learnable, sample_weights
 from headstart.training.side_by_side import most_at_once, side_by_side
 from headstart.training.stage import HEAD_STAGE, Stage
 from headstart.training.stages import head_stage, train_stage
@@ -101,6 +101,7 @@ class FoldedFeatures:
             learnt = self.data.subset(places)
             check_data(self.job.model, learnt, "train")
             of_fold = sample_weights(learnt, self.job.settings.class_weights)
+            check_learnable(learnt, of_fold)
             columns[places, fold] = 1.0 if of_fold is None else of_fold
         return columns
 

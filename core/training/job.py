@@ -28,7 +28,7 @@ from headstart.training.checks import check_sets
 from headstart.training.modes import Mode
 from headstart.training.objective import BEST, Objective, objective_of
 from headstart.training.rates import check_modules
-from headstart.training.sample_weights import sample_weights
+from headstart.training.sample_weights import check_learnable, sample_weights
 from headstart.training.settings import Settings
 from headstart.training.stage import Length
 from headstart.training.stopping import Monitor, monitor_of
@@ -106,6 +106,7 @@ def job_of(model: Model, train: Any, val: Any, settings: Settings) -> TrainingJo
     model = named_after(model, train)
     objective = objective_of(settings, model, train)  # first: it knows which options the task has
     weights = sample_weights(train, settings.class_weights)
+    check_learnable(train, weights)
     validated = val is not None or settings.folds is not None
     if objective.threshold == BEST and not validated:
         raise SettingError("threshold='best' is the best on validation data, and there are none; pass val=")

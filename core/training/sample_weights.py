@@ -5,7 +5,6 @@ Invariant: only how samples count beside each other matters, since a batch's los
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +13,12 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import DataError, SettingError, UnknownNameError
 from headstart.data import Dataset
+from headstart.data.annotations import MULTI, SINGLE
 from headstart.data.names import normal
 from headstart.features.feature_set import FeatureSet
 
 BALANCED = "balanced"
+LARGEST = float(np.finfo(np.float32).max)
 ClassWeights = None | str | Mapping[str, float]
 
 
@@ -34,8 +35,10 @@ def checked_weights(option: str, weights: Any, zero: bool = True) -> ClassWeight
         )
     for name, weight in weights.items():
         number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight) or weight < 0 or (not zero and not weight):
-            raise SettingError(f"{option}[{name!r}]={weight!r}; expected {numbers.replace('numbers', 'a number')}")
+        # float32, in which they are kept, holds no more than 3.4e38
+        if not number or not 0 <= weight <= LARGEST or (not zero and not weight):
+            expected = numbers.replace("numbers", "a number")
+            raise SettingError(f"{option}[{name!r}]={weight!r}; expected {expected}, {LARGEST:.1e} at most")
     return {normal(str(name)): float(weight) for name, weight in weights.items()}
 
 
@@ -68,6 +71,24 @@ def sample_weights(data: Dataset | FeatureSet, class_weights: ClassWeights) -> N
 def check_counting(data: Dataset | FeatureSet) -> None:
     """DataError where no sample counts."""
     _counting(data, data.weights)
+
+
+def check_learnable(
+    data: Dataset | FeatureSet, weights: np.ndarray | None, what: str = "training samples"
+) -> None:
+    """DataError where the samples that count by these weights `(n,)`, of which one does at least, are all of one
+    class, or have all the same labels: one of weight 0 is not there, and its class is then not learnt. Numbers
+    that do not vary are found where they are scaled. `what`: the samples, in words."""
+    there = np.arange(len(data)) if weights is None else np.flatnonzero(weights)
+    labels = data.labels[there]
+    all_of_them = f"all {len(there)} {what}{'' if len(there) == len(data) else ' that count'}"
+    if data.task == SINGLE and (labels == labels[0]).all():
+        raise DataError(f"{all_of_them} are of one class; at least two are needed")
+    if data.task == MULTI and (labels == labels[0]).all():
+        raise DataError(
+            f"{all_of_them} have the same labels ({data.annotations.label_text(int(there[0]))}); there is nothing "
+            "to learn"
+        )
 
 
 def _counting(data: Dataset | FeatureSet, weights: NDArray[np.float32] | None) -> NDArray[np.float32] | None:

@@ -263,7 +263,12 @@ def points_of(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
         )
     lists: Mapping[str, object] = grid
     for name, values in lists.items():
-        if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
+        if (
+            isinstance(values, str)
+            or not isinstance(values, Sequence | np.ndarray)
+            or not np.ndim(values)
+            or not len(values)
+        ):
             raise SettingError(f"grid[{name!r}]={values!r}; expected a list of values")
         kind = "integers" if name == "seed" else "numbers"
         if not all(isinstance(value, NUMBERS[kind]) and not isinstance(value, bool) for value in values):

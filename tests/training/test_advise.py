@@ -118,8 +118,17 @@ def test_data_that_nothing_can_be_learnt_of() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
     with pytest.raises(DataError, match="all 20 samples of arrays are of one class"):
         hs.advise(hs.data.arrays(images, np.zeros(20, int), ["a", "b"]))
-    with pytest.raises(DataError, match="have the same labels"):
+    with pytest.raises(DataError, match="have the same numbers"):
         hs.advise(hs.data.arrays(images, np.full(20, 2.5), ["size"], task="regression"))
+    half = [0] * 10 + [1] * 10  # of weight 0: as if they were not there
+    labelled: list[tuple[Any, ...]] = [
+        (half, ["a", "b"], "single", "are of one class"),
+        (np.stack([half, half], 1), ["a", "b"], "multi", "have the same labels"),
+        (np.array(half) / 2, ["size"], "regression", "have the same numbers"),
+    ]
+    for labels, names, task, said in labelled:
+        with pytest.raises(DataError, match=f"all 10 samples of arrays that count {said}"):
+            hs.advise(hs.data.arrays(images, labels, names, task=task, weights=half))
     with pytest.raises(DataError, match="arrays has 4 different samples to train on; expected at least 10"):
         hs.advise(hs.data.arrays(images[:4], np.arange(4) % 2))
     with pytest.raises(SettingError, match="data is"):

@@ -68,7 +68,9 @@ class TestCounting:
         with pytest.raises(DataError, match="all of their weights are 0"):
             sample_weights(images_of([0, 1]), {"common": 0, "rare": 0})
 
-    @pytest.mark.parametrize("wrong", ["balance", {}, {"rare": -1}, {"rare": "much"}, {"rare": float("nan")}, 2.0])
+    @pytest.mark.parametrize(
+        "wrong", ["balance", {}, {"rare": -1}, {"rare": "much"}, {"rare": float("nan")}, {"rare": 1e39}, 2.0]
+    )
     def test_settings_are_checked_before_anything_is_read(self, wrong: Any) -> None:
         with pytest.raises(SettingError, match="class_weights"):
             hs.fit(None, object(), class_weights=wrong)
@@ -106,6 +108,28 @@ def test_a_weight_of_two_is_a_sample_that_is_there_twice(model: Any, backend: st
     plain = losses(hs.fit(model, data, **settings))
     assert abs(plain[-1] / losses(weighted)[-1] - 1) > 1e-3, "the weights change nothing"
     assert weighted.settings["class_weights"] == {"rare": 2.0}
+
+
+@pytest.mark.of("torch")  # core looks at the data
+@pytest.mark.parametrize("folds", [None, 2])
+def test_samples_that_count_are_to_tell_something(model: Any, backend: str, folds: int | None) -> None:
+    """As without the others, which are not there: of one class nothing is learnt, however the rest is left out."""
+    labels = [0, 1] * 6
+    settings: dict[str, Any] = {"epochs": 1, "backend": backend, "folds": folds}
+    with pytest.raises(DataError, match="training samples are of one class; at least two are needed"):
+        hs.fit(model, images_of(labels).subset(range(0, 12, 2)), **settings)
+    said = r"all \d training samples that count are of one class; at least two are needed"
+    for weights, asked in ((labels, None), (None, {"common": 0.0})):
+        with pytest.raises(DataError, match=said):
+            hs.fit(model, images_of(labels, weights=weights), class_weights=asked, **settings)
+        if folds is not None:
+            with pytest.raises(DataError, match=said):
+                grid = {"lr": [0.1, 0.01]}
+                hs.sweep(model, images_of(labels, weights=weights), class_weights=asked, grid=grid, **settings)
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    several = hs.data.arrays(pictures, [[1, 0]] * 2 + [[0, 1]] * 2, ["a", "b"], task="multi", weights=[0, 0, 1, 1])
+    with pytest.raises(DataError, match=r"all 2 training samples that count have the same labels \('b'\)"):
+        hs.fit(small_model(classes=("a", "b")), several, epochs=1, backend=backend)
 
 
 @pytest.mark.slow("keras", "jax")  # the suite weighs samples in each way

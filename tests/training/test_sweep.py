@@ -234,6 +234,7 @@ def test_which_heads_are_chains() -> None:
         ({"momentum": [0.9]}, "any of lr, weight_decay, seed"),
         ({"lr": 0.1}, "expected a list"),
         ({"lr": []}, "expected a list"),
+        ({"lr": np.array(0.1)}, "expected a list"),
         ({"lr": [0.1, 0.1]}, "a value twice"),
         ({"lr": [-0.1]}, "lr=-0.1"),
         ({"weight_decay": [-1.0]}, "weight_decay=-1.0"),
