@@ -261,19 +261,16 @@ def points_of(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
         raise SettingError(
             f"grid={grid!r}; expected a dict with any of {', '.join(AXES)}, such as {{'lr': [0.001, 0.01]}}"
         )
-    lists: Mapping[str, object] = grid
+    lists: Mapping[str, Any] = grid
     for name, values in lists.items():
-        if (
-            isinstance(values, str)
-            or not isinstance(values, Sequence | np.ndarray)
-            or not np.ndim(values)
-            or not len(values)
-        ):
+        some = values.ndim if isinstance(values, np.ndarray) else isinstance(values, Sequence)
+        several = list(values) if some and not isinstance(values, str) else []
+        if not several:
             raise SettingError(f"grid[{name!r}]={values!r}; expected a list of values")
         kind = "integers" if name == "seed" else "numbers"
-        if not all(isinstance(value, NUMBERS[kind]) and not isinstance(value, bool) for value in values):
+        if not all(isinstance(value, NUMBERS[kind]) and not isinstance(value, bool) for value in several):
             raise SettingError(f"grid[{name!r}]={values!r}; expected a list of {kind}")
-        if len(set(values)) < len(values):
+        if len(set(several)) < len(several):
             raise SettingError(
                 f"grid[{name!r}]={values!r} has a value twice; the same head would be trained twice"
             )

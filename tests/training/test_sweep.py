@@ -240,7 +240,7 @@ def test_which_heads_are_chains() -> None:
         ({"weight_decay": [-1.0]}, "weight_decay=-1.0"),
         ({"seed": [0.5]}, "expected a list of integers"),
         ({"lr": ["0.1"]}, r"grid\['lr'\]=\['0.1'\]; expected a list of numbers"),
-        ({"lr": [[0.1]]}, "expected a list of numbers"),
+        ({"lr": [[0.1], [0.1, 0.2]]}, "expected a list of numbers"),
         ({"weight_decay": [True]}, r"grid\['weight_decay'\]=\[True\]; expected a list of numbers"),
         ({"seed": [-1]}, "seed=-1"),
     ],
