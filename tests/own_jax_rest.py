@@ -88,6 +88,13 @@ class Two(Stem):
         return (self.fc(y) + self.other(y * y)) / 2
 
 
+class Sown(Stem):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.pooled(x)
+        self.sow(nnx.Intermediate, "seen", x)
+        return self.fc(x)
+
+
 class Mixed(Stem):
     def __init__(self) -> None:
         super().__init__()

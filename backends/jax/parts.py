@@ -215,6 +215,7 @@ def copied(module: nnx.Module) -> nnx.Module:
                     "using the parameters of the module that it belongs to. Write it into the class"
                 )
     clone = nnx.clone(module)
+    nnx.pop(clone, nnx.Intermediate)  # what an earlier run of it has sown, which is no state
     switch(clone, False)
     return clone
 

@@ -112,6 +112,17 @@ def test_probabilities_are_taken_off_however_they_are_written(own: Any, ending: 
     assert relative_error(hs.forward(model, X, "logits")["logits"], module.logits(X)) < 1e-5
 
 
+def test_what_an_earlier_run_has_sown_is_no_state(own: Any) -> None:
+    module = own.Sown()
+    before = np.asarray(module(X))
+    model = hs.wrap(module, preprocess=P)
+    assert heads(model.params) == {"fc"}
+    module.eval()
+    expected = np.asarray(module(X))
+    assert not np.array_equal(before, expected), "its statistics moved"
+    assert relative_error(hs.forward(model, X, "logits")["logits"], expected) < 1e-5
+
+
 def test_tokens_beside_a_mask(own: Any, data: Any, tmp_path: Path) -> None:
     """Inputs are a dict, of which the head is given none."""
     batch = own.tokens()
