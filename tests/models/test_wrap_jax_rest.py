@@ -112,6 +112,7 @@ def test_probabilities_are_taken_off_however_they_are_written(own: Any, ending: 
     assert relative_error(hs.forward(model, X, "logits")["logits"], module.logits(X)) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")  # people's modules do
 def test_what_an_earlier_run_has_sown_is_no_state(own: Any) -> None:
     module = own.Sown()
     before = np.asarray(module(X))
