@@ -26,6 +26,7 @@ from headstart.report.series import (
     found_there,
     headline_name,
     headline_value,
+    label_counts,
 )
 
 FEW = 100
@@ -74,7 +75,7 @@ def conclusion(known: Mapping[str, Any]) -> Conclusion:
     equal = [entry for entry in scored if _shown(entry) == _shown(scored[0])]
     taken = min(equal, key=_seconds)
     others = [entry for entry in scored if _shown(entry) != _shown(scored[0])]
-    take = _score(taken, alone=len(entries) == 1) + _equals(taken, equal) + _next(equal, others)
+    take = _score(taken, alone=len(entries) == 1) + _equals(taken, equal) + _next(equal, others, known)
     tested = _tested(taken)
     doubts = (
         *_of_data(known, taken),
@@ -137,7 +138,7 @@ def _equals(taken: Entry, equal: Sequence[Entry]) -> str:
     return f" {_listed(same)} {'has' if len(same) == 1 else 'have'} the same{later}."
 
 
-def _next(equal: Sequence[Entry], others: Sequence[Entry]) -> str:
+def _next(equal: Sequence[Entry], others: Sequence[Entry], known: Mapping[str, Any]) -> str:
     """How far behind the next is, and which more the samples do not tell from the best."""
     if not others:
         return ""
@@ -147,18 +148,22 @@ def _next(equal: Sequence[Entry], others: Sequence[Entry]) -> str:
     value = None if against is None else finite(against.get("difference"))
     if value is None:
         value = (headline_value(following) or 0.0) - (headline_value(equal[0]) or 0.0)
-    if _are_apart(following, equal[0]):
-        return f" {following['label']} is next, {_shown(following)}, on other samples: the two do not compare."
+    if apart := _apart(following, equal[0], known):
+        return f" {following['label']} is next, {_shown(following)}, {apart}: the two do not compare."
     gap = f"{_amount(headline, abs(value))} {'more' if headline.smaller_is_better else 'less'}"
     text = f" {following['label']} is next, {_shown(following)}: {gap}, {_noise(headline, against)}."
     alike = [entry["label"] for entry in further if (_against(entry, equal) or {}).get("noise")]
     return text + (f" Nor do these samples tell {_listed(alike)} from the best." if alike else "")
 
 
-def _are_apart(entry: Entry, other: Entry) -> bool:
-    """Whether the two are known to have been validated on different samples."""
+def _apart(entry: Entry, other: Entry, known: Mapping[str, Any]) -> str:
+    """In what the two are known to have been validated differently, in words; "" where they are not."""
     ids = [(each.get("validation") or {}).get("ids") for each in (entry, other)]
-    return None not in ids and ids[0] != ids[1]
+    if None not in ids and ids[0] != ids[1]:
+        return "on other samples"
+    classes = (known.get("data") or {}).get("classes") or ()
+    labels = [label_counts(each, classes) for each in (entry, other)]
+    return "with other labels" if None not in labels and labels[0] != labels[1] else ""
 
 
 def _noise(headline: Headline, against: Mapping[str, Any] | None) -> str:

@@ -7,7 +7,7 @@ drawn is a pure function of a comparison's entries.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,23 @@ def finite(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
+
+
+def label_counts(entry: Entry, classes: Sequence[Any]) -> tuple[tuple[str, int], ...] | None:
+    """The classes of the samples that a run was validated on, by name, and how many each has: by these, runs on
+    the same pictures are told apart that were asked different things of them. None where that is not known: of
+    other tasks, or where outputs that are not finite are left out of the counts. `classes`: of the comparison's
+    data, where the entry has none of its own."""
+    validation, names = entry.get("validation") or {}, entry.get("classes") or classes
+    cells = validation.get("confusion")
+    if not cells or validation.get("not_finite") or list(names) == [str(k) for k in range(len(names))]:
+        return None
+    counts: dict[str, int] = {}
+    for label, _, count in cells:
+        if not isinstance(label, int) or not 0 <= label < len(names):
+            return None
+        counts[str(names[label])] = counts.get(str(names[label]), 0) + count
+    return tuple(sorted(counts.items()))
 
 
 def finite_ends(ends: Any) -> tuple[float, float] | None:

@@ -221,7 +221,7 @@ def add_entry(comparison: Comparison, entry: dict[str, Any], val: Dataset | Feat
         )
     finish_entry(entry, comparison.rows)
     comparison.rows.append(entry)
-    mark_noise(comparison.rows)
+    mark_noise(comparison.rows, comparison["data"].get("classes") or ())
     _add_pictures(comparison, entry, val)
 
 

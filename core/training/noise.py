@@ -11,6 +11,7 @@ import numpy as np
 
 from headstart.common.text import ACCURACY
 from headstart.report.scores import SMALLER_IS_BETTER
+from headstart.report.series import label_counts
 from headstart.training.sample_texts import bits_of, numbers_of, weights_of_text
 from headstart.training.scores.resampling import Difference, paired_difference, paired_difference_of_ratios
 
@@ -32,22 +33,30 @@ class Answers:
     groups: str
 
 
-def mark_noise(entries: Sequence[dict[str, Any]]) -> None:
+def mark_noise(entries: Sequence[dict[str, Any]], classes: Sequence[str] = ()) -> None:
     """Say of each entry how its headline score differs from the best of those that were validated on the same
     samples by the same score, with the 95 % interval of a paired bootstrap, and whether that is noise: under
     `against_best`, None for the best itself and where it cannot be known. Where the samples have weights, all of
-    it is weighted; where they have groups, these are drawn whole."""
+    it is weighted; where they have groups, these are drawn whole. `classes`: of the comparison's data."""
     groups: dict[Any, list[tuple[dict[str, Any], Answers, float]]] = {}
+    asked: dict[Any, Any] = {}
+    """of the same samples: which classes they have, by the first run that tells"""
+    read = []
     for entry in entries:
         entry["against_best"] = None
         answers = _answers(entry)
         value = None if entry.get("diverged") else score_of(answers)
         if value is not None:
-            # the mean over other targets, or F1 of other labels, is another score
-            named = None if answers.score == ACCURACY else tuple(sorted(entry.get("classes") or ()))
             ids = str(entry["validation"].get("ids"))
-            key = (answers.score, ids, answers.samples, answers.weights, named)
-            groups.setdefault(key, []).append((entry, answers, value))
+            same = (answers.score, ids, answers.samples, answers.weights)
+            # the mean over other targets, or F1 of other labels, is another score, as is accuracy in other classes
+            named: Any = tuple(sorted(entry.get("classes") or ()))
+            if answers.score == ACCURACY:
+                named = label_counts(entry, classes)
+                asked[same] = asked.get(same) or named
+            read.append((entry, answers, value, same, named))
+    for entry, answers, value, same, named in read:
+        groups.setdefault((*same, named or asked.get(same)), []).append((entry, answers, value))
     for (score, *_), group in groups.items():
         sign = -1 if score in SMALLER_IS_BETTER else 1
         best, of_best, _ = max(group, key=lambda of: sign * of[2])

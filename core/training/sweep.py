@@ -138,7 +138,7 @@ class Sweep:
         for entry, name in zip(entries, _names(self.points), strict=False):
             # all of them ran at once: no point took a time of its own
             entry |= {"label": name, "total_seconds": None}
-        mark_noise(entries)
+        mark_noise(entries, self.runs[0].data.get("classes") or ())
         return conclusion({"data": self.runs[0].data, "rows": entries})
 
     def as_dict(self) -> dict[str, Any]:

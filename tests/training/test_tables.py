@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score, mean_absolute_error
 from headstart.common.table import Table
 from headstart.common.text import told_apart
 from headstart.data import arrays
+from headstart.report.conclusion import conclusion
 from headstart.training.comparison import Comparison
 from headstart.training.noise import mark_noise
 from headstart.training.plan import Budget, CutPlan, Plan
@@ -264,6 +265,35 @@ def test_noise_is_told_on_the_same_samples_only() -> None:
     assert good["difference"] == pytest.approx(-30 / 160) and good["interval"][1] < 0
     assert near_of_best["noise"]
     assert others == [None] * 8
+
+
+def test_runs_that_were_asked_other_things_of_the_same_pictures_are_not_compared() -> None:
+    """Accuracy in two colours and in three sizes are two scores; a class more that no sample has is no matter, nor
+    whether somebody named the classes."""
+    right, better = np.arange(160) < 120, np.arange(160) < 150
+
+    def entry(label: str, bits: np.ndarray, counts: list[int], classes: list[str], **more: Any) -> dict[str, Any]:
+        cells = [[k, k, count] for k, count in enumerate(counts) if count]
+        about = {"samples": 160, "right": bits_text(bits), "ids": "x", "confusion": cells, **more}
+        own = {"classes": classes} if classes else {}
+        return {"label": label, "diverged": False, "validation": about, **own}
+
+    rows = [
+        entry("lost", right, [90, 60], [], not_finite=10),
+        entry("colour", better, [100, 60], []),
+        entry("colour again", right, [0, 60, 100], ["blue", "green", "red"]),
+        entry("numbered", right, [100, 60], ["0", "1"]),
+        entry("size", right, [50, 60, 50], ["small", "middle", "large"]),
+        entry("other pictures' colours", right, [60, 100], ["red", "green"]),
+    ]
+    mark_noise(rows, ["red", "green"])
+    best = [(row["against_best"] or {}).get("best") for row in rows]
+    assert best == ["colour", None, "colour", "colour", None, None]
+    apart = [row("full", val_accuracy=0.9), row("cached", val_accuracy=0.8)]
+    for one, of in zip(apart, (rows[1], rows[4]), strict=True):
+        one |= of
+    text = conclusion({"data": {"classes": ["red", "green"]}, "rows": apart}).text
+    assert "size is next, 80.0" in text and "with other labels: the two do not compare." in text
 
 
 def test_noise_is_told_by_the_samples_weights() -> None:
