@@ -95,6 +95,19 @@ class Sown(Stem):
         return self.fc(x)
 
 
+class Contained(Stem):
+    """Its parameters are in containers of Python's, one of them in a tuple, and its classifier under remat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = nnx.data({"values": nnx.Param(jnp.ones(8) * 2)})
+        self.offsets = nnx.data((nnx.Param(jnp.ones(3)),))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.pooled(x + self.offsets[0][...]) * self.scales["values"][...]
+        return nnx.remat(lambda fc, x: fc(x))(self.fc, x)
+
+
 class Mixed(Stem):
     def __init__(self) -> None:
         super().__init__()

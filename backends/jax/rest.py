@@ -81,14 +81,20 @@ class Unused:
         _put_at(module, path, self.kind(jnp.zeros(self.shape, self.dtype)))
 
 
-def _put_at(module: nnx.Module, path: Path, value: Any) -> None:
+def _holder(module: nnx.Module, path: Path) -> Any:
+    """The module or container in which a variable is."""
     holder: Any = module
     for step in path[:-1]:
-        holder = getattr(holder, step) if isinstance(step, str) and hasattr(holder, step) else holder[step]
-    if isinstance(holder, nnx.Module) and not isinstance(holder, nnx.List | nnx.Dict):
-        setattr(holder, path[-1], value)
+        holder = holder[step] if isinstance(holder, Mapping | Sequence) else getattr(holder, step)
+    return holder
+
+
+def _put_at(module: nnx.Module, path: Path, value: Any) -> None:
+    holder = _holder(module, path)
+    if isinstance(holder, Mapping | Sequence):
+        holder[path[-1]] = value  # type: ignore[index]
     else:
-        holder[path[-1]] = value
+        setattr(holder, path[-1], value)
 
 
 class Rest(nnx.Module):
@@ -168,7 +174,10 @@ def with_rest(request: WrapRequest) -> Wrapping:
     by_name, example = takes_names(module, request.example), request.example
     if at_end(outputs_of(Whole(module, by_name, False), example), jax.Array) is None:
         raise CutError(NO_LOGITS.format(called(module), HEADS))
-    classifiers = classifiers_of(module, by_name, example)
+    classifiers: Sequence[str] = ()
+    # Where somebody says where to cut, a classifier that cannot be cut off stays in the head.
+    with contextlib.nullcontext() if request.cut is None else contextlib.suppress(CutError):
+        classifiers = classifiers_of(module, by_name, example)
     calls = calls_of(module, [*submodules_of(module, by_name, example)], by_name, example)
     cut = _cut(request, module, by_name, classifiers, calls)
     before, at = cut.startswith(BEFORE), cut.removeprefix(BEFORE)
@@ -273,12 +282,12 @@ def _used(rest: Rest, features: np.ndarray, example: Any) -> tuple[set[Path] | N
     used: set[Path] = set()
     convolves = False
     for learns in (False, True):
-        told = nnx.clone(rest)
-        switch(told, learns)
-        values = {path: variable.get_value() for path, variable in variables(told.whole).items()}
+        switched = nnx.clone(rest)
+        switch(switched, learns)
+        values = {path: variable.get_value() for path, variable in variables(rest.whole).items()}
 
-        def run(given: list[jax.Array], rows: jax.Array, batch: Any, told: Rest = told) -> jax.Array:
-            clone = nnx.clone(told)
+        def run(given: list[jax.Array], rows: jax.Array, batch: Any, switched: Rest = switched) -> jax.Array:
+            clone = nnx.clone(switched)
             for variable, value in zip(variables(clone.whole).values(), given, strict=True):
                 variable.set_value(value)
             return clone.given(rows, batch)
@@ -301,7 +310,7 @@ def _prune(rest: Rest, used: set[Path]) -> None:
     """Leave out the variables that are not used behind the cut."""
     left_out = []
     for path, variable in variables(rest.whole).items():
-        if path not in used:
+        if path not in used and not isinstance(_holder(rest.whole, path), tuple):
             value = variable.get_value()
             unused = Unused(type(variable), tuple(value.shape), np.dtype(value.dtype).name)
             _put_at(rest.whole, path, unused)

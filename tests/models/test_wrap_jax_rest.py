@@ -112,6 +112,14 @@ def test_probabilities_are_taken_off_however_they_are_written(own: Any, ending: 
     assert relative_error(hs.forward(model, X, "logits")["logits"], module.logits(X)) < 1e-5
 
 
+def test_where_it_is_cut_by_name_the_classifier_may_be_anything(own: Any) -> None:
+    module = own.Contained()
+    model = hs.wrap(module, "stem", preprocess=P)
+    assert heads(model.params) == {"bn", "scales", "fc"}
+    module.eval()
+    assert relative_error(hs.forward(model, X, "logits")["logits"], np.asarray(module(X))) < 1e-5
+
+
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")  # people's modules do
 def test_what_an_earlier_run_has_sown_is_no_state(own: Any) -> None:
     module = own.Sown()
@@ -144,6 +152,7 @@ def test_what_has_no_rest(own: Any) -> None:
         (own.Dropped(), "fc", CutError, "leaves nothing of Dropped to train"),
         (own.Dropped(), "stm", CutError, "no node 'stm' to cut at; the nearest are stem"),
         (own.Two(), None, CutError, "classifiers at the end of Two, 'fc', 'other', have no one place before them"),
+        (own.Contained(), None, CutError, "ends in a classifier, 'fc', inside of what JAX transforms"),
         (own.Encoder(), None, CutError, "ends in no linear layer.*cut=, a submodule; or pass head='linear'"),
         (own.Pair(), "stem", CutError, "what Pair gives at its end is not one array"),
         (own.Ending("temperature"), None, SettingError, "the head gives probabilities"),
