@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.extend.core import get_opaque_trace_state
+from flax.nnx.tracers import TraceState
 
 from headstart.backends.jax.door import settled
 from headstart.backends.jax.modes import flags_of, switch
@@ -50,7 +50,7 @@ class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
 
 def current_program() -> Any:
     """Something that is equal as long as JAX writes down the same program."""
-    return get_opaque_trace_state(convention="flax")
+    return TraceState()  # JAX itself has it in other places in other versions
 
 
 def called_by(kind: Any, call: Any, *more: type) -> type:
