@@ -39,8 +39,9 @@ from headstart.data.workers import in_threads
 
 MEND = f". Mend or remove the file, or leave out all that cannot be read: {SKIP}"
 AGAIN = "open the data set again"
-LOOKED_AT = 16  # samples that are no files, whenever their stored features are asked for
-FILES_LOOKED_AT = 4096  # likewise, by stat alone
+LOOKED_AT = 16  # samples that have to be read, whenever their stored features are asked for: at least
+MOST_LOOKED_AT = 4096  # and at most; likewise of files, by stat alone
+MOMENT_SECONDS = 0.1  # in which others than the first are read
 RECORDED_AT_ONCE = 4096  # files; what a killed process has hashed in vain is less
 
 
@@ -118,9 +119,12 @@ class Source(ABC):
 
     def check_unchanged(self, indices: np.ndarray) -> None:
         """DataError where samples are others than those whose ids are known: features of what they were would be
-        taken for theirs. Some are looked at, which nobody can foretell; what cannot be read any more is no
-        other."""
-        for i in indices[drawn(len(indices), LOOKED_AT)].tolist():
+        taken for theirs. As many are looked at as a moment allows, in an order that nobody can foretell; what
+        cannot be read any more is no other."""
+        some, begun = indices[drawn(len(indices), MOST_LOOKED_AT)], time.monotonic()
+        for place, i in enumerate(np.random.default_rng().permutation(some).tolist()):
+            if place >= LOOKED_AT and time.monotonic() - begun > MOMENT_SECONDS:
+                return
             with contextlib.suppress(ImageError):
                 self._remember(i, self.read(i)[1])
 
@@ -181,8 +185,11 @@ class FileSource(Source):
             raise ImageError(error.source, error.reason, MEND) from error
 
     def check_unchanged(self, indices: np.ndarray) -> None:
-        """Of files by what `stat` says; one that has gone is no other, and what is stored of it may be of use."""
-        some = [i for i in indices[drawn(len(indices), FILES_LOOKED_AT)].tolist() if self._stamps[i] is not None]
+        """Of files by what `stat` says, where it can be believed; one that has gone is no other, and what is
+        stored of it may be of use."""
+        some = indices[drawn(len(indices), MOST_LOOKED_AT)].tolist()
+        super().check_unchanged(np.array([i for i in some if self._stamps[i] is None], np.int64))
+        some = [i for i in some if self._stamps[i] is not None]
         now = self.files.stamps([self._places[i] for i in some])
         for i, stamp in zip(some, now, strict=True):
             if stamp is not None and stamp != self._stamps[i]:

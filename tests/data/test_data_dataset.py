@@ -13,6 +13,7 @@ from PIL import Image
 
 from headstart import data
 from headstart.common.errors import DataError, SettingError
+from headstart.data import dataset, file_system
 
 pytestmark = pytest.mark.neutral
 
@@ -165,6 +166,48 @@ def test_pixels_changed_in_the_callers_array_are_noticed() -> None:
     dataset.load(0)
     with pytest.raises(DataError, match="image 1 of arrays was changed"):
         dataset.load(1)
+
+
+@pytest.mark.parametrize("where", ["images", "other inputs", "a set", "files that stat says nothing of"])
+def test_one_of_many_that_changed_is_noticed_without_being_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """As its stored features are asked for, of a data set that was opened before."""
+    count = 400
+    pixels = np.arange(count * 12, dtype=np.uint32).view(np.uint8).reshape(count, 4, 4, 3).copy()
+    labels = np.arange(count) % 2
+    if where == "images":
+        made = data.arrays(pixels, labels)
+    elif where == "other inputs":
+        made = data.arrays(pixels.view(np.int8), labels)
+    elif where == "a set":
+
+        class Set:
+            def __len__(self) -> int:
+                return count
+
+            def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+                if not 0 <= i < count:
+                    raise IndexError(i)
+                return pixels[i], int(labels[i])
+
+        made = data.wrap(Set())
+    else:
+        monkeypatch.setattr(file_system, "stamp_of", lambda path: None)  # as on Windows
+        for i in range(count):
+            (tmp_path / str(labels[i])).mkdir(exist_ok=True)
+            Image.fromarray(pixels[i]).save(tmp_path / str(labels[i]) / f"{i}.bmp")
+        made = data.folder(tmp_path)
+    assert len(set(made.ids)) == count
+    made.check_unchanged(range(count))
+    monkeypatch.setattr(dataset, "MOMENT_SECONDS", 60)  # of a machine that does much beside it
+    if where.startswith("files"):
+        path = Path(made.source_name(300))
+        path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    else:
+        pixels[300] ^= 1
+    with pytest.raises(DataError, match="was changed since it was first read"):
+        made.check_unchanged(range(count))
 
 
 def test_source_names(photos: Path) -> None:
