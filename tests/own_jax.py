@@ -313,3 +313,33 @@ def cuts() -> list[tuple[Any, Any, dict[str, Any]]]:
     example = {"example": np.zeros((2, 4), np.float32)}
     functions = {"params": (np.ones((4, 8), np.float32), pair_params()[1]), **example}
     return [(Pair(), None, {"head": "linear", "classes": 3, **example}), ((times, head), None, functions)]
+
+
+class Repeats(nnx.Module):
+    """The same layer, or its weights, may stand in it twice."""
+
+    def __init__(self, layers: list[nnx.Conv]) -> None:
+        self.layers = nnx.List(layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def repeating(again: int, tied: bool) -> nnx.Module:
+    rngs = nnx.Rngs(0)
+    layers = [nnx.Conv(3, 3, (1, 1), rngs=rngs) for _ in range(3)]
+    if tied:
+        layers[2].kernel, layers[2].bias = layers[again].kernel, layers[again].bias
+    else:
+        layers[2] = layers[again]
+    return Repeats(layers)
+
+
+def beside(factor: float) -> nnx.Module:
+    """A module that computes with another, which a function holds."""
+    other = nnx.Conv(3, 3, (1, 1), rngs=nnx.Rngs(0))
+    other.kernel[...] = other.kernel[...] * factor
+    module = Repeats([nnx.Conv(3, 3, (1, 1), rngs=nnx.Rngs(0))])
+    return nnx.Sequential(module, lambda x: other(x))

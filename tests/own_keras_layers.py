@@ -471,3 +471,13 @@ def branched() -> keras.Model:
     deep = layers.Conv2D(4, 3, 2, "same", name="deep")(up)
     first = layers.Dense(10, name="first")(pooled(up))
     return keras.Model(inputs, [first, layers.Dense(2)(pooled(deep))])
+
+
+def repeating(again: int) -> Any:
+    """One of its two layers stands in it twice."""
+    keras.utils.set_random_seed(0)
+    first = x = keras.Input((16, 16, 3))
+    layers = [keras.layers.Conv2D(3, 1, name=name) for name in "ab"]
+    for layer in (*layers, layers[again]):
+        x = layer(x)
+    return keras.Model(first, keras.layers.Flatten()(x))

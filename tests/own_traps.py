@@ -256,6 +256,29 @@ class Set(Small):
 FACTOR = 1.0
 
 
+class Repeats(nn.Module):
+    """The same layer may stand in it twice; it looks at values, so it is not traced."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x if x.sum() < 1e9 else -x)
+        return x
+
+
+OUTSIDE = nn.Conv2d(3, 3, 1)
+
+
+class UsesOutside(Small):
+    """It computes with a module that is none of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(OUTSIDE(x) if x.sum() < 1e9 else x)
+
+
 class Numbered(Small):
     """It counts the runs of all modules of its kind."""
 

@@ -184,7 +184,7 @@ def with_rest(request: WrapRequest) -> Wrapping:
     wrapping = up_to_submodule(replace(request, cut=cut, rest=False, logits=False, fresh=False))
     if not isinstance(next(taken if before else given for path, taken, given in calls if path == at), jax.Array):
         raise CutError(NOT_ONE.format(at, "takes" if before else "gives", HEADS))
-    structure, reason = told(lambda teller: ["rest", cut, by_name, teller.value(module)])
+    structure, reason = told(lambda teller: ["rest", cut, by_name, teller.value(module)], module)
     ending = _ending(module, by_name, example, classifiers)
 
     def behind(whole: nnx.Module) -> Rest:

@@ -89,7 +89,7 @@ def up_to_submodule(request: WrapRequest) -> Wrapping:
     elif request.fresh:
         at = classifiers_of(module, by_name, request.example, ending)
         cut, before = (f"{BEFORE}{', '.join(at)}", True) if at else (None, False)
-    structure, reason = told(lambda teller: [cut, by_name, teller.value(module)])
+    structure, reason = told(lambda teller: [cut, by_name, teller.value(module)], module)
     if at:
         check_called_once(module, at, by_name, request.example)
     stop(module, at, by_name, request.example, before)

@@ -19,14 +19,26 @@ from headstart.models.structure import Structure, Teller, array_digest
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
 
-def told(tell: Callable[[Teller], Any]) -> tuple[Structure | None, str]:
-    """A digest of what is told, or None and the reason."""
+def told(tell: Callable[[Teller], Any], *modules: Any) -> tuple[Structure | None, str]:
+    """A digest of what is told, or None and the reason. `modules`: those whose variables are in the key as
+    parameters; of any other the numbers are told."""
+    inside = {id(node) for module in modules for _, node in nnx.iter_graph(module)}
+    known: dict[int, int] = {}  # variables that were told, by number
+
+    def variable(value: nnx.Variable[Any]) -> Any:
+        about = ["variable", type(value).__name__]
+        if id(value) in known:  # one that stands elsewhere, too: in the key's weights it has one name
+            return [*about, "again", known[id(value)]]
+        known[id(value)] = len(known)
+        if id(value) in inside or isinstance(value, nnx.RngState):
+            return about
+        return [*about, array_digest(np.asarray(value[...]))]
 
     def special(value: Any) -> Any:
         if isinstance(value, nnx.Rngs | nnx.RngStream):
             return ["random stream"]
         if isinstance(value, nnx.Variable):
-            return ["variable", type(value).__name__]
+            return variable(value)
         if isinstance(value, nnx.List):
             return ["list", *map(teller.value, value)]
         if isinstance(value, nnx.Dict):
@@ -45,8 +57,17 @@ def told(tell: Callable[[Teller], Any]) -> tuple[Structure | None, str]:
             return array_digest(np.asarray(value))
         return None
 
-    teller = Teller(LIBRARIES, special)
+    teller = Teller(LIBRARIES, special, _inside)
     return Structure.told_by(teller, tell, "the module")
+
+
+def _inside(value: Any) -> dict[str, Any] | None:
+    """What of a module or a variable may be changed in place."""
+    if isinstance(value, nnx.Variable):
+        return {} if isinstance(value, nnx.RngState) else {"": np.asarray(value[...])}
+    if not isinstance(value, nnx.Module):
+        return None
+    return {name: setting for name, setting in vars(value).items() if not name.startswith(INTERNAL)}
 
 
 # what NNX keeps in a module for itself

@@ -185,7 +185,7 @@ def _sequential(request: WrapRequest) -> Wrapping:
     def part(start: int, stop: int, example: Any) -> tuple[NativePart, dict[str, np.ndarray], str]:
         some = slice(module, start, stop)
         named = {path: joined(("layers", path[1] + start, *path[2:])) for path in variables(some)}
-        structure, reason = told(lambda teller: ["sequential", *map(teller.value, layers[start:stop])])
+        structure, reason = told(lambda teller: ["sequential", *map(teller.value, layers[start:stop])], some)
 
         def fresh(seed: int) -> nnx.Module:
             assert request.init is not None

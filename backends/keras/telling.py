@@ -5,6 +5,7 @@ Invariant: two models that compute the same tell the same, whatever Keras has nu
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ from headstart.backends.keras.arrays import to_numpy
 from headstart.backends.keras.configuration import is_own_function, settings_of
 from headstart.backends.keras.copying import told_state
 from headstart.backends.keras.cuts import nodes_of
-from headstart.models.sources import UnknownStructure
+from headstart.models.lookups import is_plain
+from headstart.models.sources import UnknownStructure, source_of
 from headstart.models.structure import Structure, Teller, array_digest
 
 LIBRARIES = ("keras", "tensorflow", "keras_hub", "jax", "torch")
@@ -33,14 +35,36 @@ def told(model: keras.Model) -> tuple[str | None, str]:
             return ["dtype", value.name]
         if isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
             return array_digest(to_numpy(keras.ops.copy(value)))
+        if _is_kerass(value):  # around a method of the layer's own, which its class tells
+            return ["function", source_of(value), []]
         return None
 
-    teller = Teller(LIBRARIES, special)
-    return Structure.told_by(teller, lambda teller: _describe(teller, model), model.name)
+    known: dict[int, int] = {}
+    teller = Teller(LIBRARIES, special, _inside)
+    return Structure.told_by(teller, lambda teller: _describe(teller, model, known), model.name)
 
 
-def _describe(teller: Teller, model: keras.Model) -> list[Any]:
-    """Every call in order: what is called, and what it takes, by number."""
+def _is_kerass(value: Any) -> bool:
+    """Whether it is what Keras puts on every layer in the place of its methods."""
+    if not isinstance(value, types.FunctionType):
+        return False
+    around = isinstance(getattr(value, "__wrapped__", None), types.MethodType)
+    return around and str(value.__globals__.get("__name__")).partition(".")[0] == "keras"
+
+
+def _inside(value: Any) -> dict[str, Any] | None:
+    """What of a layer or a variable may be changed in place."""
+    if isinstance(value, keras.Variable):
+        return {"": to_numpy(keras.ops.copy(value))}
+    if not isinstance(value, keras.Layer):
+        return None
+    settings = {name: setting for name, setting in vars(value).items() if is_plain(setting) or callable(setting)}
+    return settings | {str(place): weight for place, weight in enumerate(value.weights)}
+
+
+def _describe(teller: Teller, model: keras.Model, known: dict[int, int]) -> list[Any]:
+    """Every call in order: what is called, and what it takes, by number. `known`: layers that were told before, by
+    number."""
     nodes = list(nodes_of(model).values())
     made = {id(x): [place, i] for place, node in enumerate(nodes) for i, x in enumerate(node.outputs)}
 
@@ -56,13 +80,17 @@ def _describe(teller: Teller, model: keras.Model) -> list[Any]:
     return [
         [[made[id(x)] for x in model.inputs], [made[id(x)] for x in model.outputs]],
         [
-            [_operation(teller, node.operation), argument(node.arguments.args), argument(node.arguments.kwargs)]
+            [
+                _operation(teller, node.operation, known),
+                argument(node.arguments.args),
+                argument(node.arguments.kwargs),
+            ]
             for node in nodes
         ],
     ]
 
 
-def _operation(teller: Teller, operation: Any) -> Any:
+def _operation(teller: Teller, operation: Any, known: dict[int, int]) -> Any:
     if isinstance(operation, keras.layers.Lambda):
         raise UnknownStructure(f"layer {operation.name!r} is a Lambda, any function")
     if isinstance(operation, keras.layers.TFSMLayer):
@@ -71,11 +99,15 @@ def _operation(teller: Teller, operation: Any) -> Any:
         return ["input", list(operation.batch_shape[1:]), operation.dtype]
     if isinstance(operation, keras.Sequential) or hasattr(operation, "operations"):
         inner = operation if not isinstance(operation, keras.Sequential) else operation._functional
-        return ["model", _describe(teller, inner)]
+        return ["model", _describe(teller, inner, known)]
     config, called = settings_of(operation)
     functions = {name: value for name, value in vars(operation).items() if is_own_function(value)} | called
     config = {name: value for name, value in config.items() if name not in functions}
     told = [teller.code(type(operation)), teller.value(_settings(config)), teller.value(functions)]
+    if getattr(operation, "weights", ()):
+        if id(operation) in known:  # which of several that are set alike: its weights are in the key once
+            told.append(["again", known[id(operation)]])
+        known.setdefault(id(operation), len(known))
     return told + told_state(operation)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headstart.models.structure import lookups
+from headstart.models.reflection import lookups
 
 
 class Rebound:

@@ -24,6 +24,8 @@ from headstart.models.structure import Structure, Teller, array_digest
 LIBRARIES = ("torch", "_operator")
 # what nn.Module keeps for itself, none of which says what a module computes
 INTERNAL = frozenset(vars(nn.Module())) | {"forward"}
+CHANGING = {"training", "_forward_hooks", "_forward_pre_hooks"}
+"""of these, what its owner may change, and what decides what it computes"""
 OUR_HOOKS = (Apart, Reading, Stopping, *OWN)
 # which of the hooks are called otherwise than they usually are
 MANNERS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
@@ -39,6 +41,7 @@ def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, 
     paths = {id(tensor): name for name, tensor in tensors(source).items()}
     inside = {id(module) for module in source.modules()}
     telling: list[int] = []
+    known: dict[int, int] = {}  # parameters and buffers that were told, by number
 
     def special(value: Any) -> Any:
         if isinstance(value, nn.Module):
@@ -46,7 +49,7 @@ def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, 
                 return ["module around", len(telling) - telling.index(id(value))]
             telling.append(id(value))
             try:
-                about = _module(teller, value)
+                about = _module(teller, value, known)
             finally:
                 telling.pop()
             if id(value) in inside:
@@ -59,12 +62,28 @@ def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, 
             return [type(value).__name__, str(value)]
         return None
 
-    teller = Teller(LIBRARIES, special)
+    teller = Teller(LIBRARIES, special, _inside)
     return Structure.told_by(teller, tell, type(source).__name__)
 
 
-def _module(teller: Teller, module: nn.Module) -> Any:
-    """A module that runs whole: its class, its settings, its submodules, and what was put on it from outside."""
+def _inside(value: Any) -> dict[str, Any] | None:
+    """What of a module or a tensor may be changed in place."""
+    if isinstance(value, torch.Tensor):
+        return {"": exact_numpy(value)}
+    if not isinstance(value, nn.Module):
+        return None
+    settings = {
+        f"{path}.{name}": setting
+        for path, module in value.named_modules()
+        for name, setting in vars(module).items()
+        if name not in INTERNAL - CHANGING
+    }
+    return settings | tensors(value)
+
+
+def _module(teller: Teller, module: nn.Module, known: dict[int, int]) -> Any:
+    """A module that runs whole: its class, its settings, its submodules, and what was put on it from outside.
+    `known`: the parameters and buffers that were told before, by number."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     hooks = [hook for hook in hooks if not isinstance(hook, OUR_HOOKS)]
     settings = {name: value for name, value in vars(module).items() if name not in INTERNAL}
@@ -79,12 +98,20 @@ def _module(teller: Teller, module: nn.Module) -> Any:
         [teller.value(hook) for hook in hooks],
         sorted(name for name, tensor in module._parameters.items() if tensor is not None),
     ]
+    held = [(name, t) for name, t in (*module._parameters.items(), *module._buffers.items()) if t is not None]
+    # One that stands elsewhere, too: as all of its names but one are left out of the key's weights.
+    if again := [[name, known[id(tensor)]] for name, tensor in held if id(tensor) in known]:
+        about.append(["again", again])
+    for _, tensor in held:
+        known.setdefault(id(tensor), len(known))
     if forward is not None:
         about.append(["forward", teller.value(forward)])
     # a library's private attributes are left out, so those that were put on by whoever put on code are told here
     private = _attributes_of([*hooks, forward]) & settings.keys() if library else set()
     if private := {name for name in private if name.startswith("_")}:
         about.append(["private", teller.attributes({name: settings[name] for name in private}, False)])
+    if library:
+        teller.may_look_up(type(module).__name__, module, {n: v for n, v in settings.items() if n.startswith("_")})
     manners = {name: list(getattr(module, name, {}).values()) for name in MANNERS}
     if hooks and any(manners.values()):
         about.append(["manners", len(module._forward_pre_hooks), [[name, kept] for name, kept in manners.items()]])
@@ -120,6 +147,7 @@ def describe(teller: Teller, source: nn.Module, graph: fx.Graph) -> list[Any]:
     number: dict[fx.Node, int] = {}
     steps = []
     state = tensors(source)
+    called: dict[Any, Any] = {}
 
     def argument(value: Any) -> Any:
         if isinstance(value, fx.Node):
@@ -135,7 +163,9 @@ def describe(teller: Teller, source: nn.Module, graph: fx.Graph) -> list[Any]:
     for node in graph.nodes:
         number[node] = len(number)
         if node.op == "call_module":
-            target = [node.target, teller.value(source.get_submodule(node.target))]
+            if node.target not in called:
+                called[node.target] = teller.value(source.get_submodule(node.target))
+            target = [node.target, called[node.target]]
         elif node.op == "get_attr":
             target = [node.target if node.target in state else teller.value(attribute(source, node.target))]
         elif node.op == "call_function":

@@ -9,24 +9,28 @@ from __future__ import annotations
 import enum
 import functools
 import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from blake3 import blake3
 
 DEPTH = 6  # of what is held in what is held; below that only which object it is
+Inside = Callable[[Any], "Mapping[str, Any] | None"]
+"""what a framework's module or array holds that may be changed in place, by name; None for what is neither"""
 
 
 class Lookup:
     """A value that code finds outside of itself: a global, what a closure holds, a setting of a class; or a
     function or class itself, which may be given other code."""
 
-    def __init__(self, holder: Any, name: str, value: Any) -> None:
+    def __init__(self, holder: Any, name: str, value: Any, inside: Inside = lambda value: None) -> None:
         """`holder`: a dict of globals, a class, a closure's cell; or the function or class itself."""
         self.holder = holder
         self.name = name
         self.value = value
-        self.then = _state(value)
+        self.inside = inside
+        self.then = _state(value, inside)
 
     @property
     def now(self) -> Any:
@@ -39,12 +43,12 @@ class Lookup:
                 except ValueError:  # emptied
                     return "nothing"
             case type() if self.holder is not self.value:
-                return getattr(self.holder, self.name, "nothing")
+                return vars(self.holder).get(self.name, "nothing")
         return self.value
 
     @property
     def is_same(self) -> bool:
-        return _state(self.now) == self.then
+        return _state(self.now, self.inside) == self.then
 
     def difference(self, model: str) -> str:
         """What is to be said of one that is not the same: "SCALE was 2.0 when M was wrapped, and is 3.0 now"."""
@@ -62,18 +66,24 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | complex | str | bytes)
 
 
-def _state(value: Any) -> bytes:
-    return blake3(repr(_told(value, 0)).encode()).digest()
+def _state(value: Any, inside: Inside) -> bytes:
+    return blake3(repr(_told(value, 0, inside)).encode()).digest()
 
 
-def _told(value: Any, depth: int) -> Any:
+def _told(value: Any, depth: int, inside: Inside) -> Any:
     """A value by its content, as far as that can be changed in place; else by which object it is."""
 
     def inner(entry: Any) -> Any:
-        return _told(entry, depth + 1)
+        return _told(entry, depth + 1, inside)
 
     if depth > DEPTH:
         return id(value)
+    try:
+        parts = inside(value)
+    except Exception:  # of what it holds nothing can be read
+        return id(value)
+    if parts is not None:
+        return type(value).__qualname__, *((name, inner(part)) for name, part in parts.items())
     match value:
         case enum.Enum():
             return type(value).__name__, value.name
@@ -89,7 +99,9 @@ def _told(value: Any, depth: int) -> Any:
             told = value.co_code, value.co_names, value.co_varnames
             return "code", value.co_qualname, *map(inner, told), inner(value.co_consts)
         case types.FunctionType():
-            return "function", *map(inner, (value.__code__, value.__defaults__, value.__kwdefaults__))
+            settings = {name: setting for name, setting in vars(value).items() if is_plain(setting)}
+            about = value.__code__, value.__defaults__, value.__kwdefaults__
+            return "function", *map(inner, (*about, settings) if settings else about)
         case types.MethodType():
             return "method", inner(value.__func__), inner(value.__self__)
         case functools.partial():

@@ -9,6 +9,9 @@ import importlib
 import json
 import math
 import pickle
+import re
+import sys
+import textwrap
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,6 +82,10 @@ def told(value: Any) -> str:
     text = digest(Teller((), lambda value: None).value(value))
     assert text == digest(Teller((), lambda value: None).value(value))
     return text
+
+
+def telling(value: Any) -> Callable[[Teller], Any]:
+    return lambda teller: teller.value(value)
 
 
 ONE, TWO = lambda x: x + 1, lambda x: x + 2
@@ -220,17 +227,249 @@ def test_code_whose_file_was_edited_since_is_unknown(
         told(old)
 
 
-LIST, DICT, ARRAY, SETTING = [1.0], {"a": 1.0}, np.ones(2), Setting(1)
+# ---- what a text does not say: of each, `run(1.0)` differs with what stands for @
+
+TEXTS = {
+    "a decorator's body": """
+        def scaled(function):
+            @functools.wraps(function)
+            def inner(self, x):
+                return function(self, x) * @
+            return inner
+        class Net:
+            @scaled
+            def run(self, x):
+                return x
+        run = functools.partial(lambda net, x: net.run(x), Net())
+    """,
+    "what a decorator looks up": """
+        FACTOR = @
+        def scaled(function):
+            @functools.wraps(function)
+            def inner(self, x=1.0):
+                return function(self, x) * FACTOR
+            return inner
+        class Net:
+            @property
+            @scaled
+            def run(self, x=1.0):
+                return x
+            def get(self, x):
+                return self.run
+        run = functools.partial(lambda net, x: net.get(x), Net())
+    """,
+    "a setting that a call makes": """
+        FACTOR = "@"
+        class Net:
+            factor = float(FACTOR)
+            def run(self, x):
+                return x * self.factor
+        run = Net().run
+    """,
+    "an array of a class": """
+        FACTOR = @
+        class Net:
+            factor = np.full(1, FACTOR)
+            def run(self, x):
+                return float(x * self.factor[0])
+        run = Net().run
+    """,
+    "functions in a list of a class": """
+        def scale(x):
+            return x * @
+        class Net:
+            steps = [scale]
+            def run(self, x):
+                return self.steps[0](x)
+        run = Net().run
+    """,
+    "a class in a class": """
+        FACTOR = @
+        class Net:
+            class Scale:
+                def of(self, x):
+                    return x * FACTOR
+            def run(self, x):
+                return self.Scale().of(x)
+        run = Net().run
+    """,
+    "a cached property": """
+        FACTOR = @
+        class Net:
+            @functools.cached_property
+            def factor(self):
+                return FACTOR
+            def run(self, x):
+                return x * self.factor
+        run = Net().run
+    """,
+    "a metaclass": """
+        class Kind(type):
+            def factor(cls):
+                return @
+        class Net(metaclass=Kind):
+            def run(self, x):
+                return x * type(self).factor()
+        run = Net().run
+    """,
+    "a function's attribute": """
+        def run(x):
+            return x * run.factor
+        run.factor = @
+    """,
+    "a dict of one's own kind": """
+        class Settings(dict):
+            def factor(self):
+                return @
+        run = functools.partial(lambda settings, x: x * settings.factor(), Settings())
+    """,
+    "an attribute of a list of one's own kind": """
+        class Settings(list):
+            pass
+        settings = Settings()
+        settings.factor = @
+        run = functools.partial(lambda settings, x: x * settings.factor, settings)
+    """,
+    "what a default dict makes": """
+        def factor():
+            return @
+        run = functools.partial(lambda d, x: x * d["any"], collections.defaultdict(factor))
+    """,
+    "a member's value": """
+        class Factor(enum.Enum):
+            FIRST = @
+        run = functools.partial(lambda factor, x: x * factor.value, Factor.FIRST)
+    """,
+    "a member's method": """
+        class Factor(enum.Enum):
+            FIRST = 1
+            def of(self, x):
+                return x * @
+        run = functools.partial(lambda factor, x: factor.of(x), Factor.FIRST)
+    """,
+    "what is imported as it runs": """
+        def run(x):
+            from helper import scale
+            return scale(x)
+    """,
+    "a module that is imported as it runs": """
+        def run(x):
+            import helper as h
+            return h.scale(x)
+    """,
+    "a module in a variable": """
+        import helper
+        def run(x):
+            h = helper
+            return getattr(h, "scale")(x)
+    """,
+    "what numpy keeps": """
+        def scale(x):
+            return x * @
+        vectorized = np.vectorize(scale)
+        def run(x):
+            return float(vectorized(x))
+    """,
+    "what a library registers": """
+        @functools.singledispatch
+        def scale(x):
+            return x
+        @scale.register
+        def _(x: float):
+            return x * @
+        def run(x):
+            return scale(x)
+    """,
+    "a library's function that was replaced": """
+        def run(x):
+            return math.sqrt(x)
+        math.sqrt = lambda x: x * @
+    """,
+    "a method of a library's object": """
+        import string
+        run = functools.partial(lambda f, x: x * float(f()), string.Template("@").substitute)
+    """,
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_is_held_is_told_wherever_it_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """And nothing of where the files lie."""
+    head = "import collections, enum, functools, math\nimport numpy as np\n\n"
+    monkeypatch.setattr(math, "sqrt", math.sqrt)  # put back at the end
+    found = []
+    for folder, factor in (("a", "2"), ("b", "3"), ("c", "2")):
+        (tmp_path / folder).mkdir()
+        text = head + textwrap.dedent(re.sub("@(?![a-z])", factor, TEXTS[name]))
+        (tmp_path / folder / "own.py").write_text(text)
+        (tmp_path / folder / "helper.py").write_text(f"def scale(x):\n    return x * {factor}\n")
+        with monkeypatch.context() as here:
+            here.syspath_prepend(tmp_path / folder)
+            for module in ("own", "helper"):
+                here.delitem(sys.modules, module, raising=False)
+            own = importlib.import_module("own")
+            structure, reason = Structure.told_by(Teller((), lambda value: None), telling(own.run), "own")
+            assert structure is not None, reason
+            found.append((own.run(1.0), str(structure)))
+            for module in ("own", "helper"):
+                sys.modules.pop(module, None)
+    assert [value for value, _ in found] == [2.0, 3.0, 2.0]
+    assert found[0] != found[1] and found[0][1] != found[1][1] and found[0] == found[2]
+
+
+def test_what_no_code_looks_up_is_not_told() -> None:
+    """A table of all that registers itself changes with the rest of a program."""
+
+    class Net:
+        known: dict[str, Any] = {"a": helper}  # noqa: RUF012 - as people write it
+
+        def __init_subclass__(cls) -> None:
+            cls.known[cls.__name__] = cls
+
+        def run(self, x: float) -> float:
+            return x
+
+    def structure() -> Any:
+        return Structure.told_by(Teller((), lambda value: None), lambda teller: teller.value(Net), "Net")[0]
+
+    before = structure()
+    Net.known["b"] = lambda: None
+    assert structure() == before
+
+
+class Factor:
+    """Can be called, and can change."""
+
+    def __init__(self) -> None:
+        self.value = 1.0
+
+    def __call__(self) -> float:
+        return self.value
+
+
+class Table:
+    values = {"a": 1.0}  # noqa: RUF012
+
+    def run(self) -> float:
+        return self.values["a"]
+
+
+LIST, DICT, ARRAY, SETTING, CALLED = [1.0], {"a": 1.0}, np.ones(2), Setting(1), Factor()
 
 
 def looking(x: Any, own: list[float] = [1.0]) -> Any:  # noqa: B006 - people write such
-    return helper(x) * LIST[0] * DICT["a"] * ARRAY * SETTING.width * own[0]
+    return helper(x) * LIST[0] * DICT["a"] * ARRAY * SETTING.width * own[0] * CALLED() * Table().run()
 
 
-@pytest.mark.parametrize("name", ["LIST", "DICT", "ARRAY", "SETTING", "looking", "code", "helper"])
+@pytest.mark.parametrize(
+    "name", ["LIST", "DICT", "ARRAY", "SETTING", "looking", "code", "helper", "CALLED", "values"]
+)
 def test_what_changes_in_place_is_seen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As in a notebook, where a cell is run again after a module was wrapped."""
-    for variable in ("LIST", "DICT", "ARRAY", "SETTING"):
+    monkeypatch.setattr(Table, "values", {"a": 1.0})
+    for variable in ("LIST", "DICT", "ARRAY", "SETTING", "CALLED"):
         monkeypatch.setitem(globals(), variable, copy.deepcopy(globals()[variable]))
     monkeypatch.setattr(looking, "__defaults__", ([1.0],))
     teller = Teller((), lambda value: None)
@@ -250,12 +489,15 @@ def test_what_changes_in_place_is_seen(monkeypatch: pytest.MonkeyPatch, name: st
             looking.__defaults__[0][0] = 2.0  # type: ignore[index]
         case "code":
             monkeypatch.setattr(helper, "__code__", (lambda x: x).__code__)
+        case "CALLED":
+            CALLED.value = 2.0
+        case "values":
+            Table.values["a"] = 2.0
         case "helper":
             monkeypatch.setitem(globals(), "helper", lambda x: x)
     assert structure.changed is not None
-    assert structure.changed.difference("M").startswith(
-        f"{name.replace('code', 'helper')} was changed since M was"
-    )
+    called = {"code": "helper", "values": "Table.values"}.get(name, name)
+    assert structure.changed.difference("M").startswith(f"{called} was changed since M was")
 
 
 def test_what_a_closure_holds_is_looked_at() -> None:

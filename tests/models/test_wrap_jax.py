@@ -152,3 +152,18 @@ def test_a_wrapped_trunk_runs_in_low_precision(own: Any) -> None:
         full = hs.forward(model, X, "trunk")["trunk"]
         assert low.dtype == np.float32
         assert 1e-5 < relative_error(low, full) < 0.05
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_which_of_its_layers_a_module_has_twice_is_in_the_key(own: Any, tied: bool) -> None:
+    """Of its names for one variable, the key's weights have one."""
+
+    def digest(again: int) -> str:
+        return key(hs.wrap(own.repeating(again, tied), "its end", P, 2, "linear")).digest
+
+    assert digest(0) == digest(0) != digest(1)
+
+
+def test_a_module_that_a_function_holds_is_in_the_key(own: Any) -> None:
+    digests = [key(hs.wrap(own.beside(f), "its end", P, 2, "linear")).digest for f in (1.0, 1.0, 1.001)]
+    assert digests[0] == digests[1] != digests[2]

@@ -150,3 +150,9 @@ def test_statistics_stay_wherever_they_are(kinds: Any, data: Any, tmp_path: Path
             if "moving" in name:
                 started = made.params[name] if mode != "scratch" else np.full_like(value, "variance" in name)
                 assert np.array_equal(value, started) != moves, (mode, name)
+
+
+def test_which_of_its_layers_a_model_has_twice_is_in_the_key(kinds: Any) -> None:
+    """A layer's weights are in the key once, however often it is called."""
+    digests = [key(wrapped(kinds.repeating(again), cut="its end")).digest for again in (0, 0, 1)]
+    assert digests[0] == digests[1] != digests[2]

@@ -332,3 +332,34 @@ def test_settings_of_classes_and_of_layers_are_in_the_key(
     for hooked in (False, True):
         digests = [digest(patched(factor, hooked)) for factor in (1.5, 1.5, 2.0)]
         assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_which_of_its_layers_a_module_has_twice_is_in_the_key(own: Any, traps: Any, tied: bool) -> None:
+    """Of its names for one weight, the key's weights have one."""
+    import torch
+
+    def digest(again: int) -> str:
+        own.seeded(0)
+        layers = [torch.nn.Conv2d(3, 3, 1) for _ in range(3)]
+        if tied:
+            layers[2].weight, layers[2].bias = layers[again].weight, layers[again].bias
+        else:
+            layers[2] = layers[again]
+        return key(hs.wrap(traps.Repeats(layers).eval(), "its end", P, 2, "linear")).digest
+
+    assert digest(0) == digest(0) != digest(1)
+
+
+def test_a_module_outside_that_learned_is_not_what_it_was(own: Any, traps: Any, data: Any, tmp_path: Path) -> None:
+    import torch
+
+    def extracted(model: Any) -> Any:
+        return hs.extract(model, data[0], cuts=["trunk"], cache=tmp_path, device="cpu")
+
+    model = hs.wrap(made(own, traps.UsesOutside), "block", P, 3, "linear")
+    extracted(model)
+    with torch.no_grad():
+        traps.OUTSIDE.weight.mul_(1.001)
+    with pytest.raises(SettingError, match=r"OUTSIDE was changed since UsesOutside was wrapped.*hs\.wrap again"):
+        extracted(model)
