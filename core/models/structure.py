@@ -47,7 +47,7 @@ from headstart.store.keys import canonical_json
 
 LIBRARIES = frozenset(sys.stdlib_module_names) | {"numpy", "ml_dtypes", "einops", "headstart"}
 PLAIN = (bool, int, str)
-DEPTH = 8  # of wrappers around a function: nnx.remat makes six
+DEPTH = 8  # of wrappers around a function: libraries make six
 
 
 def digest(told: Any) -> str:
