@@ -32,7 +32,6 @@ else:
     Settings = settings_of("sweep")
 LEFT_OUT = Settings()
 
-USUAL_GRID = {"lr": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}
 GRID = Group("What is tried", sort_key=1.5)
 
 
@@ -78,7 +77,7 @@ def sweep(
     from headstart.training.sweep import sweep as run_sweep
 
     engine = engine_options.engine()
-    grid = tried({"lr": lr, "weight_decay": weight_decay, "seeds": seeds}) or USUAL_GRID
+    grid = tried({"lr": lr, "weight_decay": weight_decay, "seeds": seeds}) or None
     points_of(grid)  # before data are read
     (model, train, val, test), values = ready(source, settings, features=features, out=out)
     result = run_sweep(model, train, val, grid=grid, halving=halving, engine=engine, **values)

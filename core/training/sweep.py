@@ -164,7 +164,7 @@ def sweep(
     train: Dataset | FeatureSet,
     val: Dataset | FeatureSet | None = None,
     *,
-    grid: Mapping[str, Sequence[float]],
+    grid: Mapping[str, Sequence[float]] | None = None,
     halving: bool = False,
     **options: Unpack[SweepOptions],
 ) -> Sweep:
@@ -172,7 +172,8 @@ def sweep(
     named parts have themselves, or by the mean over `folds` of `train`.
 
     `grid`: any of "lr", "weight_decay" and "seed", each with the values to try; all combinations are trained. What
-    the grid leaves out is the optimiser's own, or `seed`. Everything else is as in `fit` with mode "cached".
+    the grid leaves out is the optimiser's own, or `seed`; without a grid, eight rates from 0.0001 to 0.3 are tried
+    (`USUAL_GRID`). Everything else is as in `fit` with mode "cached".
     Heads of linear layers, activations and dropout (what follows a cut at "avgpool", say) are trained side by
     side, those of one seed in one group; others one after the other.
     `halving`: again and again the worse half of the heads of one seed is ended early, by the best figure of
@@ -255,8 +256,13 @@ def _check_ranking(settings: Settings, val: Dataset | FeatureSet | None, halving
         )
 
 
-def points_of(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
-    """Every combination of the grid's values. SettingError for axes or values that are none."""
+USUAL_GRID: Mapping[str, Sequence[float]] = {"lr": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)}
+
+
+def points_of(grid: Mapping[str, Sequence[float]] | None) -> list[dict[str, float]]:
+    """Every combination of the values of a grid, or of the usual one. SettingError for axes or values that are
+    none."""
+    grid = USUAL_GRID if grid is None else grid
     if not isinstance(grid, Mapping) or not grid or any(name not in AXES for name in grid):
         raise SettingError(
             f"grid={grid!r}; expected a dict with any of {', '.join(AXES)}, such as {{'lr': [0.001, 0.01]}}"

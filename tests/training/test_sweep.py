@@ -96,6 +96,14 @@ def test_each_head_is_the_one_trained_alone(
         assert {key: run.settings[key] for key in repeated} == {key: alone.settings[key] for key in repeated}
 
 
+@pytest.mark.of("torch")  # as the command has it
+def test_without_a_grid_the_usual_rates_are_tried(
+    model: Model, data: tuple[Dataset, Dataset], backend: str
+) -> None:
+    found = hs.sweep(model, *data, epochs=1, batch_size=8, backend=backend)
+    assert sorted(row["lr"] for row in found.table()) == [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
+
+
 @pytest.mark.of("torch")  # core decides it for every backend in the same way
 def test_the_ranking(model: Model, data: tuple[Dataset, Dataset], backend: str) -> None:
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 8, "backend": backend, "dtype": "float32"}
