@@ -35,7 +35,6 @@ from headstart.backends.jax.parts import (
     features_of,
     joined,
     narrow,
-    outputs_of,
     uncompiled,
     variables,
 )
@@ -44,9 +43,9 @@ from headstart.backends.jax.submodules import (
     Calls,
     called,
     called_on,
-    calls_of,
     classifiers_of,
     names_of,
+    on_shapes,
     place_of,
     put,
     stop,
@@ -172,20 +171,22 @@ def with_rest(request: WrapRequest) -> Wrapping:
     """A module cut at a submodule, with its rest as the head."""
     module = narrow(copied(request.native))
     by_name, example = takes_names(module, request.example), request.example
-    if at_end(outputs_of(Whole(module, by_name, False), example), jax.Array) is None:
+    calls, value = on_shapes(module, [*submodules_of(module, by_name, example)], by_name, example)
+    if (end := at_end(value, jax.Array)) is None:
         raise CutError(NO_LOGITS.format(called(module), HEADS))
     classifiers: Sequence[str] = ()
     # Where somebody says where to cut, a classifier that cannot be cut off stays in the head.
     with contextlib.nullcontext() if request.cut is None else contextlib.suppress(CutError):
         classifiers = classifiers_of(module, by_name, example)
-    calls = calls_of(module, [*submodules_of(module, by_name, example)], by_name, example)
     cut = _cut(request, module, by_name, classifiers, calls)
     before, at = cut.startswith(BEFORE), cut.removeprefix(BEFORE)
     wrapping = up_to_submodule(replace(request, cut=cut, rest=False, logits=False, fresh=False))
     if not isinstance(next(taken if before else given for path, taken, given in calls if path == at), jax.Array):
         raise CutError(NOT_ONE.format(at, "takes" if before else "gives", HEADS))
     structure, reason = told(lambda teller: ["rest", cut, by_name, teller.value(module)], module)
-    ending = _ending(module, by_name, example, classifiers)
+    # what a single classifier gives may be all that the module gives
+    plain = any(path in classifiers and given is end for path, _, given in calls)
+    ending = "" if plain or len(classifiers) != 1 else _ending(module, by_name, example, classifiers)
 
     def behind(whole: nnx.Module) -> Rest:
         if ending:
@@ -218,13 +219,7 @@ def with_rest(request: WrapRequest) -> Wrapping:
     return replace(wrapping, head=part, head_params=params, reason=wrapping.reason or reason, ending=ending)
 
 
-def _cut(
-    request: WrapRequest,
-    module: nnx.Module,
-    by_name: bool,
-    classifiers: Sequence[str],
-    calls: Calls,
-) -> str:
+def _cut(request: WrapRequest, module: nnx.Module, by_name: bool, classifiers: Sequence[str], calls: Calls) -> str:
     """Where the trunk ends, as `Wrapping.cut` has it. `calls`: of all submodules, in a run."""
     cut = request.cut
     if cut == END:
@@ -235,13 +230,14 @@ def _cut(
         if len(classifiers) > 1:
             raise CutError(APART.format(called(module), ", ".join(map(repr, classifiers))))
         return f"{BEFORE}{_before_dropout(classifiers[0], calls)}"
-    if cut.startswith(BEFORE) and cut.removeprefix(BEFORE) in {path for path, *_ in calls}:
-        return cut
-    at, wanted = place_of(cut.removeprefix(BEFORE), module, by_name, request.example)
-    if at is None or (at in classifiers and not cut.startswith(BEFORE)):
+    if (at := cut.removeprefix(BEFORE)) not in {path for path, *_ in calls}:
+        there, wanted = place_of(at, module, by_name, request.example)
+        if there is not None and wanted:
+            raise CutError(NOT_ONE.format(there, "gives", HEADS))
+        if there is None:
+            raise CutError(NO_REST.format(cut, called(module), HEADS))
+    if cut in classifiers:
         raise CutError(NO_REST.format(cut, called(module), HEADS))
-    if wanted:
-        raise CutError(NOT_ONE.format(at, "gives", HEADS))
     return cut
 
 
@@ -256,19 +252,12 @@ def _before_dropout(path: str, calls: Calls) -> str:
 def _ending(module: nnx.Module, by_name: bool, example: Any, classifiers: Sequence[str]) -> str:
     """What the module makes probabilities by of the logits that its one classifier gives, "" if it does not: told
     by its numbers, as it may be written in many ways."""
-    if len(classifiers) != 1:
-        return ""
-    alone: list[bool] = []
 
     def run(x: Any) -> tuple[Any, Any]:
         calls, value = called_on(module, classifiers, by_name, x)
-        end, (*_, logits) = at_end(value, jax.Array), calls[-1]
-        alone.append(end is logits)
-        return end, logits
+        _, _, logits = calls[-1]
+        return at_end(value, jax.Array), logits
 
-    jax.eval_shape(run, put(example))
-    if alone[0]:
-        return ""
     end, logits = (np.asarray(array, np.float64) for array in jax.jit(run)(put(example)))
     if end.shape != logits.shape:
         return ""

@@ -216,16 +216,16 @@ def _no_such(cut: str, submodules: Mapping[str, Any]) -> CutError:
     return CutError(f"cut={cut!r}: nothing can be called there")
 
 
-def calls_of(module: nnx.Module, paths: Sequence[str], by_name: bool, example: Any) -> Calls:
-    """Of each call of the submodules at these paths in a run of the module on shapes: its path, what it takes and
-    gives."""
-    calls: list[Calls] = []
-    jax.eval_shape(lambda x: calls.append(called_on(module, paths, by_name, x)[0]), put(example))
-    return calls[0]
+def on_shapes(module: nnx.Module, paths: Sequence[str], by_name: bool, example: Any) -> tuple[Calls, Any]:
+    """`called_on` for the example, of which nothing is computed: of arrays shapes and identity are known."""
+    runs: list[tuple[Calls, Any]] = []
+    jax.eval_shape(lambda x: runs.append(called_on(module, paths, by_name, x)), put(example))
+    return runs[0]
 
 
 def called_on(module: nnx.Module, paths: Sequence[str], by_name: bool, batch: Any) -> tuple[Calls, Any]:
-    """The same of a run on a batch, and all that the module gives."""
+    """Of each call of the submodules at these paths in a run of the module on a batch: its path, what it takes and
+    gives; and all that the module gives."""
     clone = uncompiled(nnx.clone(module))
     whole = Whole(clone, by_name, False)
     if isinstance(clone, linen.Bridged):
@@ -240,7 +240,7 @@ def called_on(module: nnx.Module, paths: Sequence[str], by_name: bool, batch: An
 
 
 def check_called_once(module: nnx.Module, at: Sequence[str], by_name: bool, example: Any) -> None:
-    times = Counter(path for path, *_ in calls_of(module, at, by_name, example))
+    times = Counter(path for path, *_ in on_shapes(module, at, by_name, example)[0])
     if (cut := next((path for path in at if times[path] > 1), None)) is not None:
         raise CutError(
             f"{cut!r} is called {times[cut]} times, so it cannot be cut at; cut outside of it, or let a "
@@ -281,7 +281,7 @@ def _stop_before_several(
     module: nnx.Module, submodules: Mapping[str, nnx.Module], by_name: bool, example: Any
 ) -> None:
     """Let a call of the module end with what these submodules take, side by side. CutError where they cannot."""
-    calls = calls_of(module, [*submodules], by_name, example)
+    calls, _ = on_shapes(module, [*submodules], by_name, example)
     reading = reading_of(calls, [*submodules], called(module), example)
     if isinstance(module, linen.Bridged):
         module.reading = reading

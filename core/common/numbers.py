@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import re
 
+# Of float32, in which rates and weights are kept: 1.2e-38, below which there are fewer digits, and 3.4e38.
+FLOAT32_LEAST = 2.0**-126
+FLOAT32_LARGEST = (2 - 2.0**-23) * 2.0**127
+
 _NUMBER = r"((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?"
 # The words for what is not finite are refused by the rules of options, in words of their own.
 _WRITTEN = re.compile(rf"[+-]?({_NUMBER}|nan|inf(inity)?)", re.IGNORECASE)

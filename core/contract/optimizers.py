@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import SettingError, UnknownNameError
+from headstart.common.numbers import FLOAT32_LARGEST, FLOAT32_LEAST
 
 
 def _require(ok: bool, message: str) -> None:
@@ -64,7 +65,6 @@ class AdamW:
         _require(self.epsilon > 0, f"epsilon={self.epsilon}; expected a positive number")
 
 
-LEAST, LARGEST = (float(of) for of in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 Optimizer = SGD | AdamW
 OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
 
@@ -82,8 +82,9 @@ def _check_rates(optimizer: Any) -> None:
     _require(lr > 0, f"lr={lr}; expected a positive number")
     _require(decay >= 0, f"weight_decay={decay}; expected 0 or a positive number")
     # a rate that is 0 in the arithmetic of the steps would train nothing, and say nothing of it
-    _require(LEAST <= lr <= LARGEST, f"lr={lr}; expected {LEAST:.1e} to {LARGEST:.1e}, as float32 has numbers")
-    _require(decay <= LARGEST, f"weight_decay={decay}; expected {LARGEST:.1e} at most, as float32 has numbers")
+    least, largest = FLOAT32_LEAST, FLOAT32_LARGEST
+    _require(least <= lr <= largest, f"lr={lr}; expected {least:.1e} to {largest:.1e}, as float32 has numbers")
+    _require(decay <= largest, f"weight_decay={decay}; expected {largest:.1e} at most, as float32 has numbers")
 
 
 def optimizer_of(optimizer: str | Optimizer | None, default: Optimizer, lr: float | None = None) -> Optimizer:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import DataError, DataWarning, UnknownNameError
+from headstart.common.numbers import FLOAT32_LARGEST
 from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, TASKS, Annotations
 from headstart.data.label_texts import (
     WITH_POINT,
@@ -38,7 +39,6 @@ NEARLY = 0.9
 TRUTHS = {"True": 1, "False": 0, "TRUE": 1, "FALSE": 0, "true": 1, "false": 0}  # of pandas, spreadsheets, JSON
 SHOWN = 3
 ROUNDED = 0.01
-LARGEST_WEIGHT = float(np.finfo(np.float32).max)
 SCALARS = frozenset({"text", "whole", "number", "truth"})
 """of `_kind`, what a label may be"""
 SAY_TASK = "say which it is: task='single' for classes, task='regression' for numbers (--task)"
@@ -483,7 +483,7 @@ def weights_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
     weights = np.zeros(len(values), np.float64)
     for i, value in enumerate(values):
         number = None if is_missing(value) or isinstance(value, list | bytes) else number_of(str(value))
-        if number is None or not 0 <= number <= LARGEST_WEIGHT:
+        if number is None or not 0 <= number <= FLOAT32_LARGEST:
             raise DataError(
                 f"the weight of {place(i)} in column {column!r} is {value!r:.40}; expected a number of 0 or more"
                 f"{', with a decimal point' if first_comma([str(value).strip()]) is not None else ''}"

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from headstart.models.lookups import is_plain
-from headstart.models.sources import source_of
+from headstart.models.sources import source_of, within
 
 INSTALLED = ("site-packages", "dist-packages")
 OF_CLASSES = ("__init__", "__new__", "__init_subclass__", "__set_name__")
@@ -51,16 +51,16 @@ def lookups(code: types.CodeType) -> set[tuple[str, ...]]:
 def names_of(code: types.CodeType) -> set[str]:
     """All names that code, and the functions inside it, may look up: those that it spells, and those that stand in
     it as text, for `getattr`."""
-    texts = (constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier())
-    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return set(code.co_names).union(texts, *map(names_of, inner))
+    codes = [*within(code)]
+    texts = {text for some in codes for text in some.co_consts if isinstance(text, str) and text.isidentifier()}
+    return texts.union(*(some.co_names for some in codes))
 
 
 def imports(function: types.FunctionType, libraries: Collection[str]) -> list[tuple[types.ModuleType, str]]:
     """What a function imports as it runs: modules, each with the name that is taken from it, or "" where it is the
     module itself. Without those of `libraries` and of installed packages."""
     found: list[tuple[types.ModuleType, str]] = []
-    for code in _within(function.__code__):
+    for code in within(function.__code__):
         steps = [step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "EXTENDED_ARG")]
         for place, step in enumerate(steps):
             if step.opname != "IMPORT_NAME":
@@ -73,13 +73,6 @@ def imports(function: types.FunctionType, libraries: Collection[str]) -> list[tu
                 elif (inner := _imported(f"{step.argval}.{name}", level, function, libraries)) is not None:
                     found.append((inner, ""))
     return found
-
-
-def _within(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _within(constant)
 
 
 def _imported(

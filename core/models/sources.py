@@ -92,18 +92,19 @@ def _compiled(code: types.CodeType) -> list[types.CodeType] | None:
 @functools.lru_cache(maxsize=32)
 def _compiled_text(text: bytes, path: str, loader: SourceFileLoader) -> list[types.CodeType] | None:
     try:  # by its own loader, since some rewrite what they compile
-        return list(_within(loader.source_to_code(text, path)))
+        return list(within(loader.source_to_code(text, path)))
     except SyntaxError:
         return []
     except Exception:  # of a loader from outside
         return None
 
 
-def _within(code: types.CodeType) -> Iterator[types.CodeType]:
+def within(code: types.CodeType) -> Iterator[types.CodeType]:
+    """The code, and that of all that is defined in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _within(constant)
+            yield from within(constant)
 
 
 def _same(a: types.CodeType, b: types.CodeType) -> bool:

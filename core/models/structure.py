@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from blake3 import blake3
 
-from headstart.models.lookups import Lookup
+from headstart.models.lookups import Inside, Lookup
 from headstart.models.reflection import (
     OF_CLASSES,
     filled_slots,
@@ -147,7 +147,7 @@ class Teller:
         self,
         libraries: Collection[str],
         special: Callable[[Any], Any],
-        inside: Callable[[Any], Mapping[str, Any] | None] = lambda value: None,
+        inside: Inside = lambda value: None,
     ) -> None:
         """`libraries`: further top-level modules whose code is told by name. `special`: tells a framework's own
         values, or returns None for what is none of them. `inside`: what a framework's module or array holds that

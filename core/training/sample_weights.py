@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import DataError, SettingError, UnknownNameError
+from headstart.common.numbers import FLOAT32_LARGEST
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, SINGLE
 from headstart.data.names import normal
 from headstart.features.feature_set import FeatureSet
 
 BALANCED = "balanced"
-LARGEST = float(np.finfo(np.float32).max)
 ClassWeights = None | str | Mapping[str, float]
 
 
@@ -35,10 +35,11 @@ def checked_weights(option: str, weights: Any, zero: bool = True) -> ClassWeight
         )
     for name, weight in weights.items():
         number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
-        # float32, in which they are kept, holds no more than 3.4e38
-        if not number or not 0 <= weight <= LARGEST or (not zero and not weight):
+        if not number or not 0 <= weight <= FLOAT32_LARGEST or (not zero and not weight):
             expected = numbers.replace("numbers", "a number")
-            raise SettingError(f"{option}[{name!r}]={weight!r}; expected {expected}, {LARGEST:.1e} at most")
+            raise SettingError(
+                f"{option}[{name!r}]={weight!r}; expected {expected}, {FLOAT32_LARGEST:.1e} at most"
+            )
     return {normal(str(name)): float(weight) for name, weight in weights.items()}
 
 
