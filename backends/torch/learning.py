@@ -6,16 +6,16 @@ Invariant: what is trained is what the module does at that very place, or it is 
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
-from headstart.backends.torch.arrays import batch_of
-from headstart.backends.torch.chance import undrawn
+from headstart.backends.torch.shapes import found_by
 from headstart.backends.torch.trace import Call, Traced
 
 
@@ -53,36 +53,39 @@ def counterpart(traced: Traced, learning: Traced, node: fx.Node) -> fx.Node | No
 def writers(source: nn.Module, call: Call, example: Any) -> set[str]:
     """Submodules that write to buffers, or to parameters without a gradient, when they are trained: statistics,
     averages, counters. A trace would not hold it. "": the module itself."""
-    trained = [p for p in source.parameters() if p.requires_grad]
-    shell = copy.deepcopy(source, {id(p): p for p in trained})
+    try:
+        return found_by(partial(_writers, call), source, example)
+    except Exception:  # in training it may want what the example does not hold, such as more samples
+        return set()
+
+
+def _writers(call: Call, shell: nn.Module, batch: Any) -> set[str]:
     own = {path for path, module in shell.named_modules() if not type(module).__module__.startswith("torch.nn.")}
 
-    def states(of: set[str] | None = None) -> dict[tuple[str, str], tuple[int, int, int]]:
+    def states(of: set[str] | None = None) -> dict[tuple[str, str], tuple[int, ...]]:
         return {key: state for key, state in _states(shell) if of is None or key[0] in of}
 
-    with torch.no_grad(), undrawn(0):
-        try:
-            call(shell, batch_of(example))  # what is kept of a first run is kept then
-            shell.train()
-            before = states(own)
-            call(shell, batch_of(example))
-            if states(own) == before:
-                return set()
-            return _writing(shell, call, example, states)
-        except Exception:  # in training it may want what the example does not hold, such as more samples
-            return set()
+    def run() -> None:
+        call(shell, pytree.tree_map_only(torch.Tensor, torch.clone, batch))
+
+    run()  # what is kept of a first run is kept then
+    shell.train()
+    before = states(own)
+    run()
+    return set() if states(own) == before else _writing(shell, run, states)
 
 
-def _states(module: nn.Module) -> Iterator[tuple[tuple[str, str], tuple[int, int, int]]]:
-    """Of each tensor that is not trained: which it is, how often it was written to, where it lies."""
+def _states(module: nn.Module) -> Iterator[tuple[tuple[str, str], tuple[int, ...]]]:
+    """Of each tensor that is not trained: which it is, how often it was written to, and where it lies."""
     for path, submodule in module.named_modules():
         held = [*submodule._buffers.items(), *submodule._parameters.items()]
         for name, tensor in held:
             if tensor is not None and not tensor.requires_grad:
-                yield (path, name), (id(tensor), tensor._version, tensor.data_ptr())
+                memory = tensor.untyped_storage()._cdata
+                yield (path, name), (id(tensor), tensor._version, memory, tensor.storage_offset())
 
 
-def _writing(shell: nn.Module, call: Call, example: Any, states: Any) -> set[str]:
+def _writing(shell: nn.Module, run: Callable[[], None], states: Any) -> set[str]:
     """Which submodules' own code it is."""
     running, writing, known = [""], set(), [states()]
 
@@ -106,5 +109,5 @@ def _writing(shell: nn.Module, call: Call, example: Any, states: Any) -> set[str
     for path, module in shell.named_modules():
         module.register_forward_pre_hook(before(path))
         module.register_forward_hook(after)
-    call(shell, batch_of(example))
+    run()
     return writing

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from headstart.backends.doors.torch import global_hooks
 from headstart.backends.torch.arrays import batch_of, from_native, to_native, to_numpy
 from headstart.backends.torch.chance import undrawn
+from headstart.backends.torch.shapes import found_by
 from headstart.backends.torch.trace import Call, Place
-from headstart.contract.wrapping import Witnessed
+from headstart.common.errors import SettingError
+from headstart.contract.wrapping import Witnessed, Wrapping, WrapRequest
 from headstart.data.rows import each
 from headstart.models.faithful import check_copy
 
@@ -92,6 +94,39 @@ def _place_of(tensor: torch.Tensor) -> int:
         return tensor.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):  # some kinds have none
         return 0
+
+
+def check_separate(request: WrapRequest, wrapping: Wrapping, beside: Collection[nn.Parameter]) -> None:
+    """SettingError where a part computes with tensors of the module that it was copied from, or a head with
+    parameters that nobody would train."""
+    theirs = Touched(dict(request.native.named_parameters()))
+    loose = Touched({str(place): parameter for place, parameter in enumerate(beside)})
+    parts = nn.ModuleList(part.native for part in (wrapping.trunk, wrapping.head) if part is not None)
+
+    def run(parts: nn.Module, batch: Any) -> None:
+        *before, last = parts.children()
+        with theirs:
+            for part in before:
+                batch = part(batch).float()
+            with loose if request.logits else nullcontext():
+                last(batch)
+
+    if beside:  # of which no copies are to be made
+        with torch.no_grad():
+            run(parts, batch_of(request.example))
+    else:
+        found_by(run, parts, request.example)
+    if theirs.names:
+        raise SettingError(
+            f"the copy that headstart runs computes with {sorted(theirs.names)[0]!r} of the module itself, which "
+            "something on it holds (an attribute, a function): it would change with the module. Let it take what "
+            "it needs from self"
+        )
+    if loose.names:
+        raise SettingError(
+            "the head computes with parameters that are none of the module's own: a function on it (a hook, a "
+            "forward) holds them, and they would not be trained. Make what holds them a submodule"
+        )
 
 
 def attempt(module: nn.Module, example: Any) -> None:

@@ -6,7 +6,8 @@ Invariant: the user's module is copied and never touched; parameters keep their 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from headstart.backends.torch.loose import carry
 from headstart.backends.torch.rebinding import rebind
 from headstart.backends.torch.telling import tensors as state_of
 from headstart.backends.torch.trace import sharing
-from headstart.backends.torch.writing import keep_apart
+from headstart.backends.torch.writing import Apart, versions, writes_in_training
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import WrapRequest
 from headstart.data import Arrays
@@ -66,14 +67,49 @@ def _normed(module: nn.Embedding | nn.EmbeddingBag) -> None:
         module.weight.mul_(torch.where(over, 1 - 1e-6, 1.0))
 
 
-def features_of(part: NativePart, example: Any) -> np.ndarray:
-    """What the trunk gives for the example, as core has it."""
-    return to_numpy(from_native(_run(part.native, example)).float())
+@dataclass(frozen=True)
+class Shown:
+    """What a part of a module shows when it runs on the example, once."""
+
+    module: nn.Module
+    example: Any
+    value: Any
+    """what the module gives"""
+    writes: bool
+    """whether it writes to what it is given"""
+    norms: Mapping[str, int]
+    """its batch norms that are told of training -> how many numbers of a channel one sample has there"""
+
+    @classmethod
+    def by(cls, module: nn.Module, example: Any) -> Shown:
+        norms: dict[str, int] = {}
+        handles = [
+            norm.register_forward_pre_hook(_noting(name, count(example), norms))
+            for name, norm in _told_norms(module).items()
+        ]
+        batch = batch_of(example)
+        before = versions(batch)
+        try:
+            with torch.no_grad():
+                value = module(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return cls(module, example, value, versions(batch) != before, norms)
+
+    def rows(self, ending: Ending) -> torch.Tensor:
+        """What the part gives, after what has to be done with it. Raises CutError where these are no rows."""
+        with torch.no_grad():
+            value = ending(self.module, (batch_of(self.example),), self.value) if ending.told() else self.value
+        return checked_rows(value)
+
+    def features(self, ending: Ending = Ending()) -> np.ndarray:  # noqa: B008 - it is frozen
+        """The same, as core has it."""
+        return to_numpy(from_native(self.rows(ending)).float())
 
 
-def _run(module: nn.Module, example: Any) -> torch.Tensor:
-    with torch.no_grad():
-        value = module(batch_of(example))
+def checked_rows(value: Any) -> torch.Tensor:
+    """What a part gave for two samples, or CutError."""
     if not isinstance(value, torch.Tensor):
         raise CutError(
             f"the part gives a {type(value).__name__} and not one tensor; cut it elsewhere, or wrap a module of "
@@ -89,60 +125,51 @@ def _run(module: nn.Module, example: Any) -> torch.Tensor:
 
 def part_of(
     request: WrapRequest,
-    example: Any,
-    module: nn.Module,
+    shown: Shown,
     structure: Any,
     source: nn.Module,
     ending: Ending = Ending(),  # noqa: B008 - it is frozen
 ) -> NativePart:
+    module = shown.module
+    value = shown.rows(ending)
     if said := ending.told():
         module.register_forward_hook(ending)
         structure = structure and Structure.of([structure, said], structure.lookups)
-    keep_apart(module, example)
-    value = _run(module, example)
+    if shown.writes or writes_in_training(module, shown.example):
+        module.register_forward_pre_hook(Apart(), prepend=True)
     state = _state(module, source)
     frozen = {name for name, p in request.native.named_parameters(remove_duplicate=False) if not p.requires_grad}
     trained = {name for name, p in module.named_parameters() if p.is_floating_point()}
     return NativePart(
         "torch",
         module,
-        Arrays.like(example).entries,
+        Arrays.like(shown.example).entries,
         tuple(from_native(value).shape[1:]),
         {name: tuple(tensor.shape) for name, tensor in state.items()},
         frozenset(state.keys() - trained),
         structure,
         lambda seed: _initial(source, request.init, state.keys(), seed),
         frozenset(state.keys() & trained & frozen),
-        norms=_norms(module, example),
+        norms=shown.norms,
     )
 
 
-def _norms(module: nn.Module, example: Any) -> dict[str, int]:
-    """Its batch norms that are told of training -> how many numbers of a channel one sample has there."""
+def _told_norms(module: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch norms that are told of training, by name."""
     learning = dict(sharing(module).train().named_modules())
-    norms = {
+    return {
         name: norm
         for name, norm in module.named_modules()
         if isinstance(norm, _BatchNorm) and learning[name].training
     }
-    found: dict[str, int] = {}
-    samples = count(example)
 
-    def noting(name: str) -> Any:
-        def note(norm: Any, args: Any) -> None:
-            values = args[0].numel() // (norm.num_features * samples) if args else 0
-            found[name] = min(values, found.get(name, values))
 
-        return note
+def _noting(name: str, samples: int, found: dict[str, int]) -> Callable[[_BatchNorm, Any], None]:
+    def note(norm: _BatchNorm, args: Any) -> None:
+        values = args[0].numel() // (norm.num_features * samples) if args else 0
+        found[name] = min(values, found.get(name, values))
 
-    handles = [norm.register_forward_pre_hook(noting(name)) for name, norm in norms.items()]
-    try:
-        if handles:
-            _run(module, example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    return note
 
 
 def _state(module: nn.Module, source: nn.Module) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from headstart.backends.torch.arrays import batch_of
 from headstart.backends.torch.axes import Walk
 from headstart.backends.torch.classifier import Read, is_matrix, ranking
 from headstart.backends.torch.learning import counterpart
+from headstart.backends.torch.shapes import found_by
 from headstart.backends.torch.trace import Traced, sharing
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import BEFORE, END
@@ -108,7 +110,10 @@ def before_rest(source: nn.Module, traced: Traced, example: Any) -> str:
     legal = traced.paths.cuts[: traced.paths.cuts.index(cut) + 1]
     with contextlib.suppress(Exception):  # it may be made for so many samples as there are in the example
         nodes = [traced.nodes[name] for name in legal]
-        two, three = (_shapes(source, traced, nodes, rows) for rows in (example, each(_and_one_more, example)))
+        two = found_by(partial(_shapes, traced, nodes), source, example)
+        with torch.no_grad():
+            # with numbers: code may keep what it makes for so many samples where others will look for it
+            three = _shapes(traced, nodes, sharing(source, buffers=False), batch_of(each(_and_one_more, example)))
         rows = [name for name in legal if _is_of_samples(*(found[traced.nodes[name]] for found in (two, three)))]
         return rows[-1] if rows else cut
     return cut
@@ -124,16 +129,15 @@ def _is_of_samples(two: tuple[int, ...], three: tuple[int, ...]) -> bool:
 
 
 def _shapes(
-    source: nn.Module, traced: Traced, nodes: Collection[fx.Node], example: Any
+    traced: Traced, nodes: Collection[fx.Node], shell: nn.Module, batch: Any
 ) -> dict[fx.Node, tuple[int, ...]]:
-    """Of what the nodes give for the example; () for what is no tensor."""
+    """Of what the nodes give for the batch; () for what is no tensor."""
     found: dict[fx.Node, tuple[int, ...]] = {}
 
     def mark(node: fx.Node, value: Any) -> None:
         found[node] = tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
-    with torch.no_grad():
-        Walk(sharing(source, buffers=False), traced.graph, nodes, mark).given(traced.inputs, batch_of(example))
+    Walk(shell, traced.graph, nodes, mark).given(traced.inputs, batch)
     return found
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -35,14 +35,9 @@ from headstart.backends.torch.ending import (
     tensors,
 )
 from headstart.backends.torch.learning import counterpart, tell_unfollowed, traced_in_training
-from headstart.backends.torch.original import Original, Touched
-from headstart.backends.torch.parts import (
-    _run,
-    copied,
-    features_of,
-    params_of,
-    part_of,
-)
+from headstart.backends.torch.original import Original, check_separate
+from headstart.backends.torch.parts import Shown, copied, params_of, part_of
+from headstart.backends.torch.shapes import found_by
 from headstart.backends.torch.stopped import ByName
 from headstart.backends.torch.telling import describe, told
 from headstart.backends.torch.trace import OUTPUT, Activation, Call, Part, Place, Traced, sharing
@@ -98,7 +93,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         # What it keeps of its first run, in a global or a cache, is to be tensors, and not what a trace has.
         call(sharing(source), batch_of(request.example))
     made = _made(request, source, call, Traced.of(source, call))
-    _check_separate(request, made.wrapping, beside)
+    check_separate(request, made.wrapping, beside)
     return replace(
         made.wrapping,
         params={name: buffers.get(name, value) for name, value in made.wrapping.params.items()},
@@ -106,32 +101,6 @@ def wrap(request: WrapRequest) -> Wrapping:
         witness=original.witness(made.place, made.ending.of, at_end, made.whole),
         labels=labels_of(native),
     )
-
-
-def _check_separate(request: WrapRequest, wrapping: Wrapping, beside: Collection[nn.Parameter]) -> None:
-    """SettingError where a part computes with tensors of the module that it was copied from, or a head with
-    parameters that nobody would train."""
-    theirs = Touched(dict(request.native.named_parameters()))
-    with theirs:
-        features = features_of(wrapping.trunk, request.example)
-        if wrapping.head is not None:
-            _run(wrapping.head.native, features)
-    if theirs.names:
-        raise SettingError(
-            f"the copy that headstart runs computes with {sorted(theirs.names)[0]!r} of the module itself, which "
-            "something on it holds (an attribute, a function): it would change with the module. Let it take what "
-            "it needs from self"
-        )
-    loose = Touched({str(place): parameter for place, parameter in enumerate(beside)})
-    if beside and request.logits:
-        head, given = (wrapping.head, features) if wrapping.head is not None else (wrapping.trunk, request.example)
-        with loose:
-            _run(head.native, given)
-    if loose.names:
-        raise SettingError(
-            "the head computes with parameters that are none of the module's own: a function on it (a hook, a "
-            "forward) holds them, and they would not be trained. Make what holds them a submodule"
-        )
 
 
 class Made(NamedTuple):
@@ -216,22 +185,26 @@ def _stopped(request: WrapRequest, source: nn.Module, call: Call, path: str, ent
     run = stopped.watched(source, call, request.example, path)
 
     def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:
-        marked: list[tuple[int | None, str]] = []
-        shell = sharing(pristine, buffers=False)
+        def look(shell: nn.Module, batch: Any) -> tuple[int | None, str]:
+            marked: list[tuple[int | None, str]] = []
 
-        def mark(_module: nn.Module, _args: Any, value: Any) -> None:
-            if not marked:
-                marked.append(watching.mark(entry_of(value, entries)))
+            def mark(_module: nn.Module, _args: Any, value: Any) -> None:
+                if not marked:
+                    marked.append(watching.mark(entry_of(value, entries)))
 
-        shell.get_submodule(path).register_forward_hook(mark)
-        call(shell, batch_of(request.example))
-        return marked[0]
+            watching.evidence.clear()
+            shell.get_submodule(path).register_forward_hook(mark)
+            call(shell, batch)
+            return marked[0]
+
+        return found_by(look, pristine, request.example)
 
     stopped.stop(source, call, request.example, path, run)
     cut = f"{path}.{entry}" if entry else path
-    ending = _ending(request, source, cut, entry, f"{path!r}", axis)
+    shown = Shown.by(source, request.example)
+    ending = _ending(request, shown, cut, entry, f"{path!r}", axis)
     structure, reason = told(source, lambda teller: [path, call.by_name, teller.value(source)])
-    part = part_of(request, request.example, source, structure, pristine, ending)
+    part = part_of(request, shown, structure, pristine, ending)
     wrapping = Wrapping(cut, cut, part, params_of(source, source), reason=reason, layout=ending.layout)
     return Made(wrapping, Place(path, 0), ending)
 
@@ -268,10 +241,11 @@ def _stopped_before_classifier(
     stopped.stop_before(source, call, request.example, {path: -1}, (), run)
     cut = f"{BEFORE}{path}"
     structure, reason = told(source, lambda teller: [cut, call.by_name, teller.value(source)])
-    part = part_of(request, request.example, source, structure, pristine)
+    shown = Shown.by(source, request.example)
+    part = part_of(request, shown, structure, pristine)
     _check_apart(source, head, cut)
     head_structure, _ = told(pristine, lambda teller: [path, teller.value(pristine.get_submodule(path))])
-    head_part = part_of(request, features_of(part, request.example), head, head_structure, pristine)
+    head_part = part_of(request, Shown.by(head, shown.features()), head_structure, pristine)
     params = params_of(source, source)
     return Made(Wrapping(cut, cut, part, params, head_part, params_of(head, pristine), reason, ending), None)
 
@@ -293,11 +267,11 @@ def _stopped_before(
     cut = f"{BEFORE}{', '.join(names)}"
     stopped.stop_before(source, call, request.example, dict(zip(apart, channels, strict=True)), names, run)
     _check_reads(source, request.example, cut, taken[0] if len(apart) == 1 else reading.joined(taken, channels))
-    ending = Ending()
+    ending, shown = Ending(), Shown.by(source, request.example)
     if len(apart) == 1 and taken[0].ndim > 2:
-        ending = _ending(request, source, cut, "", repr(cut), lambda *_: (channels[0], axes.STRONG))
+        ending = _ending(request, shown, cut, "", repr(cut), lambda *_: (channels[0], axes.STRONG))
     structure, reason = told(source, lambda teller: [cut, call.by_name, teller.value(source)])
-    part = part_of(request, request.example, source, structure, pristine, ending)
+    part = part_of(request, shown, structure, pristine, ending)
     wrapping = Wrapping(cut, cut, part, params_of(source, source), reason=reason, layout=ending.layout)
     return Made(wrapping, None, ending)
 
@@ -312,7 +286,7 @@ def _left_out(request: WrapRequest, source: nn.Module, call: Call, run: stopped.
         source.forward = ByName(source.forward)
     ending = Ending(() if isinstance(run.output, torch.Tensor) else (LOGITS,))
     structure, reason = told(source, lambda teller: [cut, call.by_name, teller.value(source)])
-    part = part_of(request, request.example, source, structure, pristine, ending)
+    part = part_of(request, Shown.by(source, request.example), structure, pristine, ending)
     return Made(Wrapping(cut, cut, part, params_of(source, source), reason=reason), None, ending)
 
 
@@ -346,7 +320,11 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
         return [call.by_name, teller.value(source)] if graph is None else describe(teller, source, graph)
 
     def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:
-        return watching.mark(entry_of(call(sharing(pristine), batch_of(request.example)), entries))
+        def look(shell: nn.Module, batch: Any) -> tuple[int | None, str]:
+            watching.evidence.clear()
+            return watching.mark(entry_of(call(shell, batch), entries))
+
+        return found_by(look, pristine, request.example)
 
     structure, reason = told(source, tell)
     if last is not None and graph is not None:  # without what makes probabilities at its end
@@ -356,16 +334,17 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
             graphs[True] = learning.slice(None, learning.result, learning.activation(learning.result))
         else:
             tell_unfollowed(source, END)
-        part = part_of(request, request.example, Part(source, graphs, _names(call)).eval(), structure, source)
+        shown = Shown.by(Part(source, graphs, _names(call)).eval(), request.example)
+        part = part_of(request, shown, structure, source)
         params = params_of(part.native, source)
         return Made(Wrapping(END, END, part, params, reason=reason, ending=last.name), None)
     if call.by_name:
         source.forward = ByName(source.forward)
-    cut = entry or END
-    ending = _ending(request, source, cut, entry, type(source).__name__, axis)
+    cut, shown = entry or END, Shown.by(source, request.example)
+    ending = _ending(request, shown, cut, entry, type(source).__name__, axis)
     if ending.entry and not entry and not ending.first:  # of which the cut by that name would be all tokens
         cut = dotted(ending.entry)
-    part = part_of(request, request.example, source, structure, pristine, ending)
+    part = part_of(request, shown, structure, pristine, ending)
     wrapping = Wrapping(cut, cut, part, params_of(source, source), reason=reason, layout=ending.layout)
     return Made(wrapping, Place("", -1), ending)
 
@@ -399,17 +378,23 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
 
     def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:
         marked: list[tuple[int | None, str]] = []
-        shell = sharing(source, buffers=False)
-        walk = axes.Walk(
-            shell, traced.graph, (node,), lambda _, x: marked.append(watching.mark(entry_of(x, entries)))
-        )
+
+        def look(shell: nn.Module, batch: Any) -> None:
+            marked.clear()
+            watching.evidence.clear()
+            walk = axes.Walk(
+                shell, traced.graph, (node,), lambda _, x: marked.append(watching.mark(entry_of(x, entries)))
+            )
+            walk.given(traced.inputs, batch)
+
         with contextlib.suppress(Exception):  # what comes behind need not run
-            walk.given(traced.inputs, batch_of(request.example))
+            found_by(look, source, request.example)
         return marked[0]
 
-    ending = _ending(request, trunk, cut, "", repr(cut), axis)
+    shown = Shown.by(trunk, request.example)
+    ending = _ending(request, shown, cut, "", repr(cut), axis)
     structure, reason = told(source, lambda teller: describe(teller, source, trunk_graphs[False]))
-    part = part_of(request, request.example, trunk, structure, source, ending)
+    part = part_of(request, shown, structure, source, ending)
     if not request.rest:
         wrapping = Wrapping(cut, cut, part, params_of(trunk, source), reason=reason, layout=ending.layout)
         place = traced.place(cut)
@@ -420,10 +405,9 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
     head_structure, _ = told(source, lambda teller: describe(teller, source, head_graphs[False]))
     if ending.layout in BACK:
         head.register_forward_pre_hook(Turned(ending.layout))
-    if (kind := _run(trunk, request.example).dtype) is not torch.float32:
+    if (kind := shown.rows(ending).dtype) is not torch.float32:
         head.register_forward_pre_hook(Cast(kind))
-    features = features_of(part, request.example)
-    head_part = part_of(request, features, head, head_structure, source)
+    head_part = part_of(request, Shown.by(head, shown.features(ending)), head_structure, source)
     ours, theirs, layout = params_of(trunk, source), params_of(head, source), ending.layout
     named = "" if last is None else last.name
     wrapping = Wrapping(cut, cut, part, ours, head_part, theirs, reason, named, layout=layout)
@@ -447,15 +431,14 @@ def _names(call: Call) -> tuple[str, ...]:
 
 def _ending(
     request: WrapRequest,
-    module: nn.Module,
+    shown: Shown,
     cut: str,
     entry_name: str,
     where: str,
     axis: Callable[[axes.Watched, Any], tuple[int | None, str]],
 ) -> Ending:
-    """What has to be done with what the trunk `module` gives. `axis`: runs the whole, marks what is at the cut."""
-    with torch.no_grad():
-        value = module(batch_of(request.example))
+    """What has to be done with what the trunk gives. `axis`: runs the whole, marks what is at the cut."""
+    value = shown.value
     entry = (
         entry_in(value, entry_name, count(request.example), where) if not isinstance(value, torch.Tensor) else ()
     )
@@ -472,7 +455,7 @@ def _ending(
     ending = Ending(entry, dequantized=x.is_quantized)
     layout = fitting(request.layout, tuple(x.shape), cut)
     by_itself = layout is None and request.fresh and entry == (TOKENS,) and not entry_name
-    if by_itself and x.ndim == 3 and has_class_token(module):
+    if by_itself and x.ndim == 3 and has_class_token(shown.module):
         return replace(ending, first=True)
     if layout is None and (x.ndim == 4 or (x.ndim == 3 and request.fresh)):
         watching = axes.Watched()

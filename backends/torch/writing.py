@@ -12,9 +12,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from headstart.backends.torch.arrays import batch_of
-from headstart.backends.torch.chance import undrawn
-from headstart.backends.torch.trace import sharing
+from headstart.backends.torch.shapes import found_by
 
 
 class Apart:
@@ -24,20 +22,24 @@ class Apart:
         return pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, args)
 
 
-def keep_apart(module: nn.Module, example: Any) -> None:
-    """Let the module take copies if it writes to the example, in inference or in training."""
-    if any(_writes(module, example, training) for training in (False, True)):
-        module.register_forward_pre_hook(Apart(), prepend=True)
+def versions(batch: Any) -> list[int]:
+    """How often each tensor of a batch was written to."""
+    return [tensor._version for tensor in pytree.tree_leaves(batch)]
 
 
-def _writes(module: nn.Module, example: Any, training: bool) -> bool:
-    batch = batch_of(example)
-    before = [tensor._version for tensor in pytree.tree_leaves(batch)]
-    with torch.no_grad(), undrawn(0):
+def writes_in_training(module: nn.Module, example: Any) -> bool:
+    """Whether the module writes to the example when it is trained on it."""
+
+    def look(shell: nn.Module, batch: Any) -> bool:
+        before = versions(batch)
         try:
-            sharing(module, buffers=False).train(training)(batch)
+            shell.train()(batch)
         except Exception:
-            if not training:
+            if versions(batch) == before:
                 raise
-            # in training it may want what the example does not hold, such as more samples
-    return [tensor._version for tensor in pytree.tree_leaves(batch)] != before
+        return versions(batch) != before
+
+    try:
+        return found_by(look, module, example)
+    except Exception:  # in training it may want what the example does not hold, such as more samples
+        return False

@@ -66,15 +66,7 @@ def checked_trunk(
     features = run(shown)
     if not np.isfinite(features).all():
         raise SettingError(f"{here} gives values that are not finite")
-    twins = run(each(lambda array: np.stack([array[0], array[0]]), shown))
-    beside = run(each(_beside_a_large_one, shown))
-    for values, others, where in (
-        (features, run(shown), "when it ran a second time"),
-        (twins[0], twins[1], "in the next row of the same batch"),
-        (features[0], twins[0], "beside another sample"),
-        (features[0], beside[0], "beside a sample with larger numbers"),
-    ):
-        _same(here, values, others, where)
+    _check_company(here, features, run, shown)
     first = each(lambda array: array[:1], shown)
     if (alone := run(first)).shape != features[:1].shape:
         wrapping = replace(wrapping, trunk=replace(wrapping.trunk, lone=True))
@@ -117,11 +109,7 @@ def checked_head(
             raise SettingError(_lost_axis("the head", alone, logits))
         alone = kept
     if np.isfinite(logits).all():
-        for others, where in (
-            (run(np.stack([features[0], features[0]]))[1], "in the next row of the same batch"),
-            (run(_beside_a_large_one(features))[0], "beside a sample with larger numbers"),
-        ):
-            _same("the head", logits[0], others, where)
+        _check_company("the head", logits, run, features)
         _same("the head", logits[0], alone[0], "as the only sample of a batch", head.rounding)
     if are_shares(logits):
         raise SettingError(
@@ -202,14 +190,29 @@ def check_copy(where: str, original: np.ndarray, copy: np.ndarray, witnessed: Wi
         )
 
 
+def _check_company(here: str, values: np.ndarray, run: Run, shown: Any) -> None:
+    """SettingError unless a sample has the same values in another run, in another row of a batch, and beside other
+    numbers. `values`: of the two samples `shown`."""
+    moved = run(each(_behind_a_large_one, shown))
+    if moved.shape == values.shape and _excess(values[0], moved[1]) is None:
+        return
+    # one run in place of three: these only say which it is
+    _same(here, values, run(shown), "when it ran a second time")
+    twins = run(each(lambda array: np.stack([array[0], array[0]]), shown))
+    _same(here, twins[0], twins[1], "in the next row of the same batch")
+    _same(here, values[0], twins[0], "beside another sample")
+    _same(here, values[:1], moved[1:], "behind a sample with larger numbers")
+
+
 def _same(here: str, values: np.ndarray, others: np.ndarray, where: str, rounding: float = EPSILON) -> None:
     """SettingError unless both are one. `rounding`: the step of the numbers, where the shape of the batch differs:
     compiled for another shape, sums of low precision are rounded at other places."""
-    a, b = values.astype(np.float64), others.astype(np.float64)
-    if a.shape != b.shape:
-        raise SettingError(f"{here} gives {a.shape}, and {b.shape} {where}; expected a row for each sample")
-    if (worst := excess(a, b, max(SAME_OUTPUT, ROUNDINGS * rounding))) is not None:
-        scale = float(np.abs(a).max(initial=0.0))
+    if values.shape != others.shape:
+        raise SettingError(
+            f"{here} gives {values.shape}, and {others.shape} {where}; expected a row for each sample"
+        )
+    if (worst := _excess(values, others, rounding)) is not None:
+        scale = float(np.abs(values.astype(np.float64)).max(initial=0.0))
         raise SettingError(
             f"{here} is not deterministic in inference mode: the same sample gave outputs that differ by "
             f"{worst:.3g} (of at most {scale:.3g}) {where}; what it gives is not the sample's own. Look for "
@@ -218,8 +221,14 @@ def _same(here: str, values: np.ndarray, others: np.ndarray, where: str, roundin
         )
 
 
-def _beside_a_large_one(array: np.ndarray) -> np.ndarray:
-    return np.stack([array[0], array[1] * array.dtype.type(FAR)]) if array.dtype.kind == "f" else array
+def _excess(values: np.ndarray, others: np.ndarray, rounding: float = EPSILON) -> float | None:
+    """By how much they differ at most, or None where they are one."""
+    return excess(values.astype(np.float64), others.astype(np.float64), max(SAME_OUTPUT, ROUNDINGS * rounding))
+
+
+def _behind_a_large_one(array: np.ndarray) -> np.ndarray:
+    """The first of two samples in the second row, and the second one, of larger numbers, in the first."""
+    return np.stack([array[1] * array.dtype.type(FAR) if array.dtype.kind == "f" else array[1], array[0]])
 
 
 def _lost_axis(here: str, alone: np.ndarray, several: np.ndarray) -> str:

@@ -227,7 +227,7 @@ def test_a_head_that_depends_on_the_batch_is_refused(own: Any) -> None:
 
     head = own.mlp(8, 2)
     head.__class__ = Contrast
-    with pytest.raises(SettingError, match=r"the head is not deterministic .* in the next row of the same batch"):
+    with pytest.raises(SettingError, match=r"the head is not deterministic .* beside another sample"):
         hs.wrap(own.small(), "block", P, 2, head, name="contrast")
 
 
