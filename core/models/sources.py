@@ -12,6 +12,7 @@ import functools
 import inspect
 import textwrap
 import types
+import weakref
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from typing import Any
@@ -28,7 +29,7 @@ def source_of(code: Any) -> str:
         if getattr(code, "__name__", "") == "<lambda>":
             text = _lambda_source(code)
         else:  # of the code itself: of a decorated function, inspect shows the one inside
-            text = textwrap.dedent(inspect.getsource(getattr(code, "__code__", code))).strip()
+            text = _written(getattr(code, "__code__", code))
     except (OSError, TypeError, SyntaxError, IndentationError) as error:
         raise UnknownStructure(f"the source of {name} cannot be found ({error})") from None
     if not _is_current(code):
@@ -37,6 +38,20 @@ def source_of(code: Any) -> str:
             "Python anew, or reload the file and make the module again)"
         )
     return text
+
+
+def _written(code: type | types.CodeType) -> str:
+    """What `inspect` finds, which parses the whole file for each class: it looks once. Whether that is what runs
+    here is looked at each time."""
+    place = id(code)
+    if place not in _texts:
+        text = textwrap.dedent(inspect.getsource(code)).strip()
+        _texts[place] = weakref.ref(code, lambda _: _texts.pop(place, None)), text
+    return _texts[place][1]
+
+
+_texts: dict[int, tuple[weakref.ref[Any], str]] = {}
+"""by the identity of a class or code: equal code may stand in two files, with other comments"""
 
 
 def named_tuple_fields(code: type) -> list[str] | None:
@@ -131,7 +146,7 @@ def _lambda_source(function: Any) -> str:
     lines, _ = inspect.findsource(function)
     text = "".join(lines)
     places = set(function.__code__.co_positions())
-    lambdas = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda)]
+    lambdas = _lambdas(text)
     for node in lambdas:
         body = (node.body.lineno, node.body.end_lineno, node.body.col_offset, node.body.end_col_offset)
         if body in places:
@@ -142,6 +157,11 @@ def _lambda_source(function: Any) -> str:
     if steps and around:
         return ast.get_source_segment(text, min(around, key=_extent)) or ""
     raise OSError("a lambda that is not in its file")
+
+
+@functools.lru_cache(maxsize=8)
+def _lambdas(text: str) -> list[ast.Lambda]:
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda)]
 
 
 def _lies_in(step: tuple[Any, ...], node: ast.expr) -> bool:

@@ -307,3 +307,46 @@ def test_infinities_of_a_mask_are_no_broken_weights(own: Any, tmp_path: Path) ->
         broken = {**model.params, name: np.full_like(model.params[name], value)}
         with pytest.raises(WeightsError, match=r"embed\.weight"):
             hs.fit(replace(model, params=broken), train, val, **settings)
+
+
+def test_numbers_are_computed_seven_times(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network of an everyday size that is what wrapping takes: whatever else is asked is asked of a run on
+    shapes alone, or of one of these."""
+    import torch
+
+    convolve, rows = torch.nn.functional.conv2d, []
+
+    def counted(x: Any, *arguments: Any, **named: Any) -> Any:
+        if x.shape[1] == 3 and not x.is_meta:  # the first layer
+            rows.append(len(x))
+        return convolve(x, *arguments, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", counted)
+    hs.wrap(own.small(), None, P, classes=10)
+    assert len(rows) <= 7 and sum(rows) <= 14, rows
+    rows.clear()
+    hs.wrap(own.small(), "block", P, 10, "linear")
+    assert len(rows) <= 7 and sum(rows) <= 14, rows
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_what_a_module_writes_to_is_seen(looks: bool) -> None:
+    """On shapes alone, and where its code looks at numbers, in a run that has them."""
+    import torch
+
+    from headstart.backends.torch.writing import writes_in_training
+
+    class Writing(torch.nn.Module):
+        def __init__(self, writes: bool) -> None:
+            super().__init__()
+            self.scale, self.writes = torch.nn.Parameter(torch.ones(())), writes
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen = float(x.abs().max()) if looks else 1.0
+            if self.training and seen > 0 and self.writes:
+                x.mul_(2)
+            return x * self.scale
+
+    rows = np.ones((2, 3), np.float32)
+    assert [writes_in_training(Writing(writes).eval(), rows) for writes in (True, False)] == [True, False]
+    assert (rows == 1).all()
