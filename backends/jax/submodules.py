@@ -122,8 +122,11 @@ def up_to_submodule(request: WrapRequest) -> Wrapping:
     names, found = names_of(module), variables(whole)
     named = {path: names[path[1:]] for path, variable in found.items() if variable.shape != PRUNED}
     part, params = part_of(request, whole, named, request.example, structure, fresh)
-    place = cut or END
-    return Wrapping(place, place, part, params, reason=reason, ending=ending, witness=witness)
+    place, logits = cut or END, None
+    if request.fresh and before and len(at) == 1 and len(part.output) == 2:
+        ((_, _, logits),) = called_on(narrow(copied(request.native)), at, by_name, put(request.example))[0]
+    each = np.asarray(logits, np.float32) if isinstance(logits, jax.Array) and logits.ndim == 3 else None
+    return Wrapping(place, place, part, params, reason=reason, ending=ending, witness=witness, token_logits=each)
 
 
 def classifiers_of(module: nnx.Module, by_name: bool, example: Any, ending: str = "") -> Sequence[str]:

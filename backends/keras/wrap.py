@@ -8,7 +8,7 @@ by their place among the part's weights, because Keras numbers layers anew whene
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -165,6 +165,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         ending=ending,
         witness=witness,
         rescales=first_factor(model),
+        token_logits=_logits_of_tokens(model, stop, ends, request) if request.fresh else None,
     )
     if not request.rest:
         return made
@@ -199,6 +200,16 @@ def _rest(model: keras.Model, trunk: keras.Model, stop: Any, cut: str, name: str
             "head='linear' makes a fresh classifier. Or wrap the model before model.quantize()"
         )
     return head
+
+
+def _logits_of_tokens(
+    model: keras.Model, cut: Any, ends: Sequence[Any], request: WrapRequest
+) -> np.ndarray | None:
+    """What the one classifier that was found makes of every token, if it reads those at the cut."""
+    if len(ends) != 1 or len(cut.shape) != 3 or not any(tensor is cut for tensor in ends[0].input_tensors):
+        return None
+    logits = outputs(keras.Model(one_or_all(model.inputs), ends[0].outputs[0]), _rows(model, request.example))[0]
+    return logits.astype(np.float32) if logits.ndim == 3 else None
 
 
 def attempt(native: keras.Model, example: Any) -> None:

@@ -27,6 +27,7 @@ PASSING = (
     "mean", "add", "truediv", "div", "mul", "contiguous", "float", "adaptive_avg_pool2d", "avg_pool2d", "size",
     "getitem", "getattr", "clone", "alias", "stack", "clamp", "clip", "hardsigmoid", "log", "sub", "neg",
     "masked_fill", "cat", "concat", "concatenate", "hstack",
+    "select", "index_select", "narrow",
 )  # fmt: skip
 RESIZING = ("interpolate", "upsample", "upsample_bilinear", "upsample_nearest")
 GREATEST = ("max", "amax", "adaptive_max_pool1d", "adaptive_max_pool2d")

@@ -104,6 +104,19 @@ def before_classifiers(source: nn.Module, traced: Traced, example: Any) -> Place
     return Place(f"{BEFORE}{', '.join(names)}", [(node, reads[node] or -1) for node in kept])
 
 
+def logits_of_tokens(source: nn.Module, traced: Traced, cut: fx.Node, example: Any) -> torch.Tensor | None:
+    """`(n, t, classes)` that the module's one classifier makes of the tokens at a cut; None where it has several,
+    or reads something else."""
+    ranks = ranking(source, traced)
+    if len(ranks) != 1:
+        return None
+    ((made, read),) = ranks.items()
+    if read is None or cut not in (read[0], _before_dropout(source, traced, read)[0]):
+        return None
+    logits = _values(source, traced, [made], example)[made]
+    return logits if logits.ndim == 3 else None
+
+
 def before_rest(source: nn.Module, traced: Traced, example: Any) -> str:
     """Where a trunk ends, of which all that comes behind is the head: with a row for each sample."""
     cut = before_classifier(source, traced, traced.paths)

@@ -272,7 +272,10 @@ def _stopped_before(
         ending = _ending(request, shown, cut, "", repr(cut), lambda *_: (channels[0], axes.STRONG))
     structure, reason = told(source, lambda teller: [cut, call.by_name, teller.value(source)])
     part = part_of(request, shown, structure, pristine, ending)
-    wrapping = Wrapping(cut, cut, part, params_of(source, source), reason=reason, layout=ending.layout)
+    given = run.values[names[0]][1]
+    logits = exact_numpy(given.float()) if len(reads) == 1 and given.ndim == 3 else None
+    params = params_of(source, source)
+    wrapping = Wrapping(cut, cut, part, params, reason=reason, layout=ending.layout, token_logits=logits)
     return Made(wrapping, None, ending)
 
 
@@ -397,6 +400,9 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
     part = part_of(request, shown, structure, source, ending)
     if not request.rest:
         wrapping = Wrapping(cut, cut, part, params_of(trunk, source), reason=reason, layout=ending.layout)
+        if request.fresh and len(part.output) == 2:
+            logits = reading.logits_of_tokens(source, traced, node, request.example)
+            wrapping = replace(wrapping, token_logits=None if logits is None else exact_numpy(logits.float()))
         place = traced.place(cut)
         whole = None if place is not None or traced.result is None else _all_of(source, call, traced)
         return Made(wrapping, place, ending, whole)

@@ -87,3 +87,6 @@ class Wrapping:
     """what the module itself calls its outputs, in their order, as it says it; () where it says nothing"""
     rescales: float = 1.0
     """what the module itself multiplies its pixels by before anything else, where that can be seen; else 1"""
+    token_logits: np.ndarray | None = None
+    """for a fresh classifier on tokens: what the one classifier that the module has itself makes of every token
+    that the trunk gives for the example, `(2, t, classes)`; None where it has none, or it reads something else"""

@@ -26,7 +26,7 @@ from headstart.data import Arrays, Dataset, Preprocess
 from headstart.data.draws import drawn
 from headstart.data.loader import batches
 from headstart.data.rows import count, each, window
-from headstart.graph import Builder, Graph, NativePart, Node, Shape
+from headstart.graph import Builder, Graph, NativePart, Node
 from headstart.models.classes import published
 from headstart.models.classifiers import Head, check_head, classifier
 from headstart.models.faithful import (
@@ -46,6 +46,7 @@ from headstart.models.model import Model, class_names
 from headstart.models.processors import is_processor, preprocess_of
 from headstart.models.structure import structure_of
 from headstart.models.tensors import read_tensors
+from headstart.models.tokens import MEAN, told_pooling
 from headstart.models.zoo import ARCHITECTURES
 
 POOL, REST = "pool", "rest"
@@ -144,7 +145,8 @@ def wrap(
         ) from error
     if (structure := structure_of(wrapping.trunk.structure)) is not None:
         structure.forget_changing()
-    graph, names, named = _graph(wrapping, inputs, head, classes, name or called)
+    pool = _pool(wrapping, shown, called) if fresh else None
+    graph, names, named = _graph(wrapping, inputs, head, classes, name or called, pool)
     brought = {f"{TRUNK_NODE}.{key}": value for key, value in wrapping.params.items()}
     brought |= {f"{HEAD_NODE}.{key}": value for key, value in wrapping.head_params.items()}
     drawn = frozenset(graph.param_shapes().keys() - brought.keys())
@@ -193,16 +195,23 @@ def _graph(
     head: Head | Any,
     classes: int | Sequence[str] | None,
     head_name: str,
+    pool: str | None,
 ) -> tuple[Graph, tuple[str, ...], bool]:
     """The model's graph, the names of its classes, and whether somebody gave them. `head_name`: by which a head is
-    known that cannot be read."""
+    known that cannot be read. `pool`: the op that makes rows for a fresh one; None: there are rows."""
     trunk = wrapping.trunk
     if wrapping.head is None:
         assert classes is not None
         names, named = class_names(classes)
-        if isinstance(inputs, Arrays) and len(trunk.output) == 2:
+        if isinstance(inputs, Arrays) and pool == MEAN:
             refuse_padding({key: shape for key, shape, _ in inputs.entries}, trunk.output)
-        return _with_classifier(trunk_nodes(inputs, trunk), trunk.output, len(names), head), names, named
+        if len(trunk.output) > 3:
+            raise SettingError(
+                f"head={head!r} takes features of shape (h, w, c), (t, c) or (c,), and the trunk gives "
+                f"{trunk.output}; pass a module as head, or cut elsewhere"
+            )
+        nodes = trunk_nodes(inputs, trunk)
+        return _with_classifier(nodes, pool, trunk.output[-1], len(names), head), names, named
     names, named = _outputs(wrapping.head, classes, wrapping.labels)
     part = _known(wrapping.head, wrapping, head_name)
     node = Node(HEAD_NODE, "native", (TRUNK_NODE,), {"part": part})
@@ -388,19 +397,22 @@ def _known(part: NativePart, wrapping: Wrapping, name: str | None) -> NativePart
     return replace(part, structure=about)
 
 
-def _with_classifier(nodes: tuple[Node, ...], shape: Shape, classes: int, head: Head) -> Graph:
+def _pool(wrapping: Wrapping, shown: Any, called: str) -> str | None:
+    """The op that makes a row for a fresh classifier of what the trunk gives; None where that is one."""
+    shape = wrapping.trunk.output
+    if len(shape) != 2:
+        return "global_avg_pool" if len(shape) == 3 else None
+    logits, end = wrapping.token_logits, None
+    if logits is not None and wrapping.witness is not None:
+        end = wrapping.witness(shown).end
+    return told_pooling(logits, end, shape, called, wrapping.cut)
+
+
+def _with_classifier(nodes: tuple[Node, ...], pool: str | None, channels: int, classes: int, head: Head) -> Graph:
     b = Builder()
     b.nodes = list(nodes)
-    x = TRUNK_NODE
-    if len(shape) > 1:
-        op = {3: "global_avg_pool", 2: "mean_tokens"}.get(len(shape))
-        if op is None:
-            raise SettingError(
-                f"head={head!r} takes features of shape (h, w, c), (t, c) or (c,), and the trunk gives {shape}; "
-                "pass a module as head, or cut elsewhere"
-            )
-        x = b.add(POOL, op, x)
-    return b.graph(classifier(b, HEAD_NODE, x, shape[-1], classes, check_head(head)))
+    x = TRUNK_NODE if pool is None else b.add(POOL, pool, TRUNK_NODE)
+    return b.graph(classifier(b, HEAD_NODE, x, channels, classes, check_head(head)))
 
 
 def _outputs(

@@ -1,0 +1,113 @@
+"""What a fresh classifier gets of tokens: what the module's own classifier of every token is read at, in all
+frameworks."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.common.errors import DataWarning
+from headstart.models.tokens import FIRST, MEAN, OTHER, pooling
+from headstart.testing import relative_error
+
+X = np.random.default_rng(0).standard_normal((4, 5, 3)).astype("f")
+FRESH: dict[str, Any] = {"example": X, "head": "linear", "classes": 2, "name": "it"}
+WAYS = {
+    "mean": lambda x: x.mean(1),
+    "first": lambda x: x[:, 0],
+    "last": lambda x: x[:, -1],
+    "all": lambda x: x,
+    "selected": lambda x: x.select(1, 0),
+}
+
+
+def torch_module(way: str) -> tuple[Any, Any]:
+    """A module that makes logits of all tokens, and a function X -> these tokens."""
+    import torch
+
+    torch.manual_seed(0)
+
+    class Tagger(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = torch.nn.Linear(3, 6), torch.nn.Linear(6, 2)
+
+        def forward(self, x: Any) -> Any:
+            return WAYS[way](self.head(self.body(x)))
+
+    module = Tagger().eval()
+    return module, lambda x: module.body(torch.from_numpy(x)).detach().numpy()
+
+
+def jax_module(way: str) -> tuple[Any, Any]:
+    from flax import nnx
+
+    class Tagger(nnx.Module):
+        def __init__(self) -> None:
+            rngs = nnx.Rngs(0)
+            self.body, self.head = nnx.Linear(3, 6, rngs=rngs), nnx.Linear(6, 2, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return WAYS[way](self.head(self.body(x)))
+
+    module = Tagger()
+    return module, lambda x: np.asarray(module.body(x))
+
+
+def keras_module(way: str) -> tuple[Any, Any]:
+    import keras
+
+    entry = keras.Input((5, 3))
+    tokens = keras.layers.Dense(6, name="body")(entry)
+    logits = keras.layers.Dense(2, name="head")(tokens)
+    end = keras.ops.mean(logits, 1) if way == "mean" else WAYS[way](logits)
+    body = keras.Model(entry, tokens)
+    return keras.Model(entry, end), lambda x: keras.ops.convert_to_numpy(body(x))
+
+
+@pytest.fixture
+def made(backend: str) -> Any:
+    return {"torch": torch_module, "jax": jax_module, "keras": keras_module}[backend]
+
+
+@pytest.mark.parametrize(("way", "word"), [("mean", "the mean"), ("first", "the first"), ("all", "the mean")])
+def test_the_token_that_the_module_takes(made: Any, way: str, word: str, caplog: Any) -> None:
+    module, tokens = made(way)
+    with caplog.at_level(logging.INFO, "headstart"):
+        model = hs.wrap(module, **FRESH)
+    assert f"a fresh classifier gets {word} of the 5 tokens" in caplog.text
+    expected = WAYS["first" if way == "first" else "mean"](tokens(X))
+    assert relative_error(hs.forward(model, X, "pool")["pool"], expected) < 1e-5
+    again = hs.wrap(module, model.module_cut, **FRESH)
+    assert again.graph["pool"].op == model.graph["pool"].op
+
+
+def test_what_no_fresh_classifier_gets_is_told(made: Any) -> None:
+    module, tokens = made("last")
+    with pytest.raises(DataWarning, match=r"gets the mean of the 5 tokens .* one that is not the first"):
+        hs.wrap(module, **FRESH)
+    with warnings.catch_warnings(action="ignore"):
+        model = hs.wrap(module, **FRESH)
+    assert relative_error(hs.forward(model, X, "pool")["pool"], tokens(X).mean(1)) < 1e-5
+
+
+@pytest.mark.of("torch")
+def test_a_token_may_be_selected(backend: str) -> None:
+    """As a traced module's, whose logits were taken for features."""
+    module, tokens = torch_module("selected")
+    assert relative_error(hs.forward(hs.wrap(module, **FRESH), X, "pool")["pool"], tokens(X)[:, 0]) < 1e-5
+
+
+def test_by_which_numbers_it_is_told() -> None:
+    logits = np.random.default_rng(0).standard_normal((2, 5, 3))
+    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    assert pooling(logits, logits.mean(1)) == pooling(logits, shares.mean(1)) == MEAN
+    assert pooling(logits, logits[:, 0]) == pooling(logits, shares[:, 0]) == FIRST
+    assert pooling(logits, logits[:, 1]) == pooling(logits, logits[[0, 1], [3, 0]]) == OTHER
+    assert pooling(logits, logits.sum(1)) == pooling(logits, logits.max(1)) == ""
+    assert pooling(np.zeros((2, 5, 3)), np.zeros((2, 3))) == MEAN
