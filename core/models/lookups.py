@@ -6,8 +6,13 @@ a cell that is run again changes them, and the module computes something else th
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import enum
+import fractions
 import functools
+import pathlib
+import re
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +21,8 @@ import numpy as np
 from blake3 import blake3
 
 DEPTH = 6  # of what is held in what is held; below that only which object it is
+VALUES = (decimal.Decimal, fractions.Fraction, pathlib.PurePath, datetime.date, datetime.timedelta, re.Pattern)
+"""of the standard library, whose text says all of them"""
 Inside = Callable[[Any], "Mapping[str, Any] | None"]
 """what a framework's module or array holds that may be changed in place, by name; None for what is neither"""
 
@@ -88,6 +95,8 @@ def _told(value: Any, depth: int, inside: Inside) -> Any:
         case enum.Enum():
             return type(value).__name__, value.name
         case None | bool() | int() | float() | complex() | str() | bytes():
+            return type(value).__name__, repr(value)
+        case _ if isinstance(value, VALUES):
             return type(value).__name__, repr(value)
         case tuple() | list():
             return type(value).__name__, *map(inner, value)

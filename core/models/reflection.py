@@ -9,12 +9,13 @@ import collections
 import contextlib
 import dis
 import enum
+import functools
 import importlib
 import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from headstart.models.lookups import is_plain
@@ -119,6 +120,20 @@ def kept_by(value: Any) -> dict[str, Any]:
         with contextlib.suppress(ValueError):  # not filled yet
             kept[name] = cell.cell_contents
     return kept
+
+
+def contents_of(value: Any) -> Iterable[Any]:
+    """What is held in a container, or by what can be called."""
+    match value:
+        case dict() | types.MappingProxyType():
+            return value.values()
+        case list() | tuple() | set() | frozenset():
+            return value
+        case functools.partial():
+            return (value.func, value.args, value.keywords)
+        case types.MethodType():
+            return (value.__func__, value.__self__)
+    return kept_by(value).values() if callable(value) else ()
 
 
 def plain_settings(kind: type) -> dict[str, Any]:

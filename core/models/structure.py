@@ -25,9 +25,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from blake3 import blake3
 
+from headstart.models.hidden import (
+    OTHERWISE,
+    dtype_name,
+    inside_of,
+    is_pythons,
+    looks_into_globals,
+    owner_of,
+    path_of,
+)
 from headstart.models.lookups import Inside, Lookup
 from headstart.models.reflection import (
     OF_CLASSES,
+    contents_of,
     filled_slots,
     function_of,
     imports,
@@ -59,7 +69,7 @@ def array_digest(array: np.ndarray) -> list[Any]:
     """An array by its content."""
     array = np.asarray(array)
     content = blake3(np.ascontiguousarray(array).tobytes()).hexdigest(length=16)
-    return ["array", array.dtype.name, list(array.shape), content]
+    return ["array", dtype_name(array.dtype), list(array.shape), content]
 
 
 class Structure(str):
@@ -115,20 +125,6 @@ def structure_of(told: Any) -> Structure | None:
     return inside if isinstance(inside, Structure) else None
 
 
-def _in(value: Any) -> Iterable[Any]:
-    """What is held in a container, or by what can be called."""
-    match value:
-        case dict() | types.MappingProxyType():
-            return value.values()
-        case list() | tuple() | set() | frozenset():
-            return value
-        case functools.partial():
-            return (value.func, value.args, value.keywords)
-        case types.MethodType():
-            return (value.__func__, value.__self__)
-    return kept_by(value).values() if callable(value) else ()
-
-
 class _Attribute(NamedTuple):
     """Of a class, a function or a library's object."""
 
@@ -182,10 +178,9 @@ class Teller:
             case bytes() | complex() | range() | slice() | types.EllipsisType():
                 return self._of_own_kind(value, [type(value).__name__, repr(value)])
             case np.ndarray() | np.generic():
-                array = np.asarray(value)
-                return ["objects", self.value(array.tolist())] if array.dtype.hasobject else array_digest(array)
+                return self._of_own_kind(value, self._array(value))
             case np.dtype():
-                return ["dtype", value.name]
+                return ["dtype", dtype_name(value)]
             case types.ModuleType():
                 return ["module", value.__name__]
             case logging.Logger():
@@ -199,6 +194,13 @@ class Teller:
         self._told[id(value)] = len(self._told)
         self._alive.append(value)
         return self._compound(value)
+
+    def _array(self, value: Any) -> Any:
+        array = np.asarray(value)
+        told = ["objects", self.value(array.tolist())] if array.dtype.hasobject else array_digest(array)
+        if isinstance(value, OTHERWISE):
+            told = [type(value).__name__, told, array_digest(np.ma.getmaskarray(value))]
+        return told
 
     def _member(self, value: enum.Enum) -> Any:
         """Of an enumeration: of the user's own with its value, and with what else its class says."""
@@ -231,6 +233,10 @@ class Teller:
     def _compound(self, value: Any) -> Any:
         bound = isinstance(value, types.MethodType) and not isinstance(value.__self__, type)
         if callable(value) and hasattr(value, "__name__") and not bound and self._is_library(value):
+            if (owner := owner_of(value)) is not None:
+                return ["method", self._library_name(value), self.value(owner)]
+            if isinstance(value, np.ufunc) and (inside := [*filter(self._holds_own, inside_of(value))]):
+                return ["ufunc", *map(self.value, inside)]
             return ["library", self._library_name(value), *self._held(value)]
         match value:
             case dict() | types.MappingProxyType():
@@ -259,6 +265,8 @@ class Teller:
                 return self.code(value)
             case _ if hasattr(value, "__wrapped__") and callable(value):  # jitted, cached ...
                 return ["wrapped", type(value).__name__, self.value(value.__wrapped__)]
+        if (path := path_of(value)) is not None:
+            return self._of_own_kind(value, ["path", path])
         slots = filled_slots(value)
         if not hasattr(value, "__dict__") and not slots:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
@@ -266,7 +274,19 @@ class Teller:
         settings = slots | getattr(value, "__dict__", {})
         library = self._is_library(type(value))
         held = self._held(value, "_") if library else []
-        return ["object", self.code(type(value)), self.attributes(settings, library), *held]
+        kind, told = self.code(type(value)), self.attributes(settings, library)
+        if not told and library and is_pythons(type(value)):  # as fractions are
+            told = self._private(settings)
+        return ["object", kind, told, *held]
+
+    def _private(self, settings: dict[str, Any]) -> Any:
+        """All of an object's settings; [] where they cannot be told, as those of locks, which compute nothing."""
+        before = dict(self._told)
+        try:
+            return self.attributes({name: value for name, value in settings.items() if value is not None}, False)
+        except UnknownStructure:
+            self._told = before
+            return []
 
     def attributes(self, settings: dict[str, Any], library: bool) -> Any:
         """An object's settings, sorted. Of a library's object, what is private or None is left out: the next
@@ -358,7 +378,7 @@ class Teller:
             if any(map(self._is_owns, level.values())):
                 return True
             seen |= level.keys()
-            inside = (inner for entry in level.values() for inner in _in(entry))
+            inside = (inner for entry in level.values() for inner in contents_of(entry))
             level = {id(inner): inner for inner in inside if id(inner) not in seen}
         return False
 
@@ -427,6 +447,9 @@ class Teller:
         for path in sorted(lookups(function.__code__)):
             if path[0] in function.__globals__:
                 self._refer(path, function.__globals__, names, referred)
+        if looks_into_globals(names):
+            for name in sorted(names & function.__globals__.keys() - {"__name__"}):
+                self._refer((name,), function.__globals__, names, referred)
         for module, name in imports(function, self.libraries):
             self._refer((name or module.__name__,), vars(module) if name else sys.modules, names, referred)
         # `__class__` is what super() needs; the class is told where it stands

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import fractions
 import functools
 import importlib
 import json
@@ -96,6 +97,7 @@ ONE, TWO = lambda x: x + 1, lambda x: x + 2
     [
         [None, 0, 1, 1.0, True, "1", b"1", 1j, [1], (1,), {1}, {"1": 1}, range(1), slice(1), ...],
         [np.zeros(2), np.zeros(3), np.zeros(2, np.float32), np.float32(0)],
+        [np.frombuffer(b"\0\1", ">i2"), np.frombuffer(b"\0\1", "<i2"), np.dtype(">i2"), np.dtype("<i2")],
         [math.sin, math.cos, np.sin, len, str, functools.partial(math.pow, 2), functools.partial(math.pow, 3)],
         [
             Colour.RED,
@@ -124,7 +126,7 @@ ONE, TWO = lambda x: x + 1, lambda x: x + 2
         ],
         [float("nan"), float("inf"), -0.0, 0.0],
     ],
-    ids=["plain", "arrays", "library", "objects", "code", "numbers"],
+    ids=["plain", "arrays", "bytes", "library", "objects", "code", "numbers"],
 )
 def test_different_values_are_told_apart(values: list[Any]) -> None:
     assert len({told(value) for value in values}) == len(values)
@@ -385,6 +387,65 @@ TEXTS = {
             return math.sqrt(x)
         math.sqrt = lambda x: x * @
     """,
+    "a global that is found by its name": """
+        FACTOR = @
+        def run(x):
+            return x * globals()["FACTOR"]
+    """,
+    "a global of the module that Python knows": """
+        import sys
+        FACTOR = @
+        def run(x):
+            return x * getattr(sys.modules[__name__], "FACTOR")
+    """,
+    "what is found in a module's names": """
+        import helper
+        def run(x):
+            return vars(helper)["scale"](x)
+    """,
+    "a name that is put together": """
+        import helper
+        def run(x):
+            return getattr(helper, "sc" + "ale")(x)
+    """,
+    "what a ufunc calls": """
+        def scale(x):
+            return x * @
+        run = functools.partial(lambda f, x: float(f(x)), np.frompyfunc(scale, 1, 1))
+    """,
+    "a fraction": """
+        import fractions
+        run = functools.partial(lambda f, x: float(x * f), fractions.Fraction(@, 1))
+    """,
+    "a distribution": """
+        import statistics
+        run = functools.partial(lambda d, x: x * d.mean, statistics.NormalDist(@))
+    """,
+    "the name of a file": """
+        import pathlib
+        run = functools.partial(lambda p, x: x * float(p.name), pathlib.Path("in", "@"))
+    """,
+    "the table that a method belongs to": """
+        run = functools.partial(lambda get, x: x * get("a"), {"a": @}.get)
+    """,
+    "the function that a method belongs to": """
+        reduce = {2: np.add, 3: np.maximum}[@].reduce
+        run = functools.partial(lambda f, x: float(x * f([3, -1])), reduce)
+    """,
+    "a mask": """
+        array = np.ma.array([2.0, 3.0], mask=[@ != 2, @ != 3])
+        run = functools.partial(lambda a, x: float(x * a.sum()), array)
+    """,
+    "the names of an array's fields": """
+        array = np.array([(2.0, 3.0)], [("ab"[@ != 2], "f8"), ("ab"[@ == 2], "f8")])
+        run = functools.partial(lambda a, x: float(x * a["a"][0]), array)
+    """,
+    "an array of one's own kind": """
+        class Array(np.ndarray):
+            def of(self, x):
+                return x * @
+        run = functools.partial(lambda a, x: a.of(x), np.ones(1).view(Array))
+    """,
     "a method of a library's object": """
         import string
         run = functools.partial(lambda f, x: x * float(f()), string.Template("@").substitute)
@@ -498,6 +559,17 @@ def test_what_changes_in_place_is_seen(monkeypatch: pytest.MonkeyPatch, name: st
     assert structure.changed is not None
     called = {"code": "helper", "values": "Table.values"}.get(name, name)
     assert structure.changed.difference("M").startswith(f"{called} was changed since M was")
+
+
+def test_an_equal_value_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a notebook's cell is run again: objects in C, which only their text tells."""
+    monkeypatch.setattr(sys.modules[__name__], "CALLED", fractions.Fraction(1, 3))
+    structure, _ = Structure.told_by(Teller((), lambda value: None), telling(looking), "it")
+    assert structure is not None
+    monkeypatch.setattr(sys.modules[__name__], "CALLED", fractions.Fraction(1, 3))
+    assert structure.changed is None
+    monkeypatch.setattr(sys.modules[__name__], "CALLED", fractions.Fraction(2, 3))
+    assert structure.changed is not None and structure.changed.name == "CALLED"
 
 
 def test_what_a_closure_holds_is_looked_at() -> None:
