@@ -14,7 +14,7 @@ import functools
 import pathlib
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,35 @@ class Lookup:
         return f"{name} was changed since {model} was wrapped"
 
 
+class Replaceable(Lookup):
+    """What a library's module or class has under some names, which a program may put code of its own in place of.
+    What libraries themselves change there, as they are loaded, is no matter."""
+
+    def __init__(self, holder: Any, names: Iterable[str], is_own: Callable[[Any], bool]) -> None:
+        """`holder`: a dict of globals or a class. `is_own`: whether code of the program's is in a value."""
+        self.holder, self.is_own = holder, is_own
+        self.members = {name: self._members.get(name) for name in names}
+        self.name = ""
+        """the first that is another, once that was looked at"""
+        self.value = None
+
+    @property
+    def _members(self) -> Mapping[str, Any]:
+        return vars(self.holder) if isinstance(self.holder, type) else self.holder
+
+    @property
+    def is_same(self) -> bool:
+        now = self._members
+        others = ((name, then, now.get(name)) for name, then in self.members.items() if now.get(name) is not then)
+        self.name = next((name for name, *both in others if any(map(self.is_own, both))), "")
+        return not self.name
+
+    def difference(self, model: str) -> str:
+        """As of others."""
+        name = f"{self.holder.__name__}.{self.name}" if isinstance(self.holder, type) else self.name
+        return f"{name} was replaced since {model} was wrapped"
+
+
 def is_plain(value: Any) -> bool:
     """Whether a value is a number or text, or a list or tuple of such."""
     if isinstance(value, tuple | list):
@@ -93,7 +122,7 @@ def _told(value: Any, depth: int, inside: Inside) -> Any:
         return type(value).__qualname__, *((name, inner(part)) for name, part in parts.items())
     match value:
         case enum.Enum():
-            return type(value).__name__, value.name
+            return type(value).__name__, value.name, inner(value.value)
         case None | bool() | int() | float() | complex() | str() | bytes():
             return type(value).__name__, repr(value)
         case _ if isinstance(value, VALUES):

@@ -34,7 +34,7 @@ from headstart.models.hidden import (
     owner_of,
     path_of,
 )
-from headstart.models.lookups import Inside, Lookup
+from headstart.models.lookups import Inside, Lookup, Replaceable
 from headstart.models.reflection import (
     OF_CLASSES,
     contents_of,
@@ -154,6 +154,7 @@ class Teller:
         self._told: dict[int, int] = {}
         self.lookups: list[Lookup] = []
         self._patched: dict[type, list[Any]] = {}
+        self._replaceable: set[type] = set()
         self._alive: list[Any] = []  # so that no two objects have the same id
         self._names: set[str] = set()
         """what code looks up as the module computes"""
@@ -382,6 +383,10 @@ class Teller:
             level = {id(inner): inner for inner in inside if id(inner) not in seen}
         return False
 
+    def _is_programs(self, value: Any) -> bool:
+        """Whether a function or method is code of the program's, in place of a library's."""
+        return self._holds_own(function_of(value))
+
     def _is_owns(self, value: Any) -> bool:
         if isinstance(value, types.FunctionType):
             return not self._is_library(value) and not is_installed(value)
@@ -396,8 +401,11 @@ class Teller:
             if not is_installed(kind):
                 others = other_settings(kind)
                 self.may_look_up(kind.__name__, kind, others, set_from_outside(kind, others) if others else {})
-            for name, value in settings.items():
-                if not issubclass(kind, enum.Enum):  # whose members stay
+            if issubclass(kind, enum.Enum):
+                for name, value in kind._member_map_.items():
+                    self._look_up(kind._member_map_, name, value)
+            else:
+                for name, value in settings.items():
                     self._look_up(kind, name, value)
             outside = sorted(set_from_outside(kind, settings).items())
             told += [[kind.__name__, name, self.value(value)] for name, value in outside]
@@ -415,6 +423,11 @@ class Teller:
                 for name, member in sorted(vars(base).items())
                 if is_code(member) and self._is_foreign(function_of(member), base)
             ]
+            for base in kind.__mro__:
+                if base not in self._replaceable and (self._is_library(base) or is_installed(base)):
+                    self._replaceable.add(base)
+                    methods = [name for name, member in vars(base).items() if is_code(member)]
+                    self.lookups.append(Replaceable(base, methods, self._is_programs))
         return [["patched", *self._patched[kind]]] if self._patched[kind] else []
 
     def _is_foreign(self, function: Any, kind: type) -> bool:
@@ -482,6 +495,8 @@ class Teller:
         if isinstance(value, types.FunctionType) and self._holds_own(value):  # put there by the program
             self._look_up(holder, path[place - 1], value)
             referred[".".join(path[:place])] = value
+        elif holder.get(path[place - 1]) is value:  # and may be later
+            self.lookups.append(Replaceable(holder, [path[place - 1]], self._is_programs))
 
     def _look_up(self, holder: Any, name: str, value: Any) -> None:
         self.lookups.append(Lookup(holder, name, value, self._parts))

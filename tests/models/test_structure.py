@@ -11,6 +11,7 @@ import json
 import math
 import pickle
 import re
+import string
 import sys
 import textwrap
 import types
@@ -570,6 +571,51 @@ def test_an_equal_value_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
     assert structure.changed is None
     monkeypatch.setattr(sys.modules[__name__], "CALLED", fractions.Fraction(2, 3))
     assert structure.changed is not None and structure.changed.name == "CALLED"
+
+
+class Texts(string.Template):
+    """Of a library's class."""
+
+    def run(self, x: float) -> float:
+        return math.sqrt(x) * float(self.substitute()) * Colour.RED.value
+
+
+@pytest.mark.parametrize(
+    ("holder", "name", "changes"),
+    [
+        (math, "sqrt", True),
+        (string.Template, "substitute", True),
+        (string.Template, "safe_substitute", True),
+        (Colour.RED, "_value_", True),
+        (math, "sin", False),
+        (string.Formatter, "format", False),
+    ],
+)
+def test_what_is_put_in_the_place_of_a_librarys_code_is_seen(
+    monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, changes: bool
+) -> None:
+    """Where the code looks it up; whether it is put there afterwards, or taken away again."""
+
+    def structure() -> Structure:
+        made, reason = Structure.told_by(Teller((), lambda value: None), telling(Texts("2")), "it")
+        assert made is not None, reason
+        return made
+
+    before = structure()
+    with monkeypatch.context() as here:
+        here.setattr(holder, name, lambda *_: "3")
+        assert (before.changed is not None) == changes
+        assert not changes or name in before.changed.difference("it") or name == "_value_"
+        inside = structure()
+        assert inside.changed is None
+    assert before.changed is None and (inside.changed is not None) == changes
+
+
+def test_what_a_library_changes_of_itself_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    structure, _ = Structure.told_by(Teller((), lambda value: None), telling(Texts("2")), "it")
+    assert structure is not None
+    monkeypatch.setattr(math, "sqrt", math.sin)
+    assert structure.changed is None
 
 
 def test_what_a_closure_holds_is_looked_at() -> None:
