@@ -138,9 +138,11 @@ def is_mean(equation: Any, atom: Any, axes: Sequence[int], divided: float) -> bo
 
 def picks_places(equation: Any) -> bool:
     """Whether it takes some tokens of all, `(n, t, c)`, or some places of a map, with all of their channels."""
-    if equation.primitive.name not in ("slice", "dynamic_slice"):
+    if equation.primitive.name not in ("slice", "dynamic_slice", "gather"):
         return False
     taken, given = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    if equation.params.get("slice_sizes", taken)[-1] != taken[-1]:
+        return False
     return len(taken) > 2 and (taken[0], taken[-1]) == (given[0], given[-1])
 
 

@@ -145,7 +145,7 @@ def _takes_one(node: Any) -> bool:
     """Whether it takes one token, or place, of many: of `(n, t, c)` one `(n, c)`."""
     taken, given = node.input_tensors[0].shape if node.input_tensors else (), node.outputs[0].shape
     one = len(given) < len(taken) and given[:1] == taken[:1] and given[-1:] == taken[-1:]
-    return type(node.operation).__name__ == "GetItem" and one
+    return type(node.operation).__name__ in ("GetItem", "Take") and one
 
 
 def _axes(node: Any, count: int) -> list[int]:
