@@ -14,6 +14,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ from headstart.backends.torch.ending import (
 from headstart.backends.torch.learning import counterpart, tell_unfollowed, traced_in_training
 from headstart.backends.torch.original import Original, check_separate
 from headstart.backends.torch.parts import Shown, copied, params_of, part_of
-from headstart.backends.torch.shapes import found_by
+from headstart.backends.torch.shapes import found_by, sparing
 from headstart.backends.torch.stopped import ByName
 from headstart.backends.torch.telling import describe, told
 from headstart.backends.torch.trace import OUTPUT, Activation, Call, Part, Place, Traced, sharing
@@ -89,11 +90,13 @@ def wrap(request: WrapRequest) -> Wrapping:
     original = Original(native, Call.of(native, request.example), memo)
     if request.takes in BACK:
         source.register_forward_pre_hook(Turned(request.takes))
+    start = perf_counter()
     with torch.no_grad(), undrawn(0):
         # What it keeps of its first run, in a global or a cache, is to be tensors, and not what a trace has.
         call(sharing(source), batch_of(request.example))
-    made = _made(request, source, call, Traced.of(source, call))
-    check_separate(request, made.wrapping, beside)
+    with sparing(perf_counter() - start):
+        made = _made(request, source, call, Traced.of(source, call))
+        check_separate(request, made.wrapping, beside)
     return replace(
         made.wrapping,
         params={name: buffers.get(name, value) for name, value in made.wrapping.params.items()},
