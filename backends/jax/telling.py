@@ -14,7 +14,8 @@ import numpy as np
 from flax import linen, nnx
 
 from headstart.backends.jax.linen import Bridged
-from headstart.models.structure import Structure, Teller, array_digest
+from headstart.models.structure import Structure
+from headstart.models.teller import Teller, array_digest
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 

@@ -17,7 +17,8 @@ from headstart.backends.keras.copying import told_state
 from headstart.backends.keras.cuts import nodes_of
 from headstart.models.lookups import is_plain
 from headstart.models.sources import UnknownStructure, source_of
-from headstart.models.structure import Structure, Teller, array_digest
+from headstart.models.structure import Structure
+from headstart.models.teller import Teller, array_digest
 
 LIBRARIES = ("keras", "tensorflow", "keras_hub", "jax", "torch")
 # settings that say how weights begin or are trained, and names that Keras numbers

@@ -19,7 +19,8 @@ from headstart.backends.torch.ending import OWN
 from headstart.backends.torch.stopped import ByName, Reading, Stopping, Until
 from headstart.backends.torch.trace import attribute
 from headstart.backends.torch.writing import Apart
-from headstart.models.structure import Structure, Teller, array_digest
+from headstart.models.structure import Structure
+from headstart.models.teller import Teller, array_digest
 
 LIBRARIES = ("torch", "_operator")
 # what nn.Module keeps for itself, none of which says what a module computes

@@ -49,7 +49,7 @@ from headstart.data.rows import count
 from headstart.graph.cuts import BOTH_SIDES
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
 from headstart.models.several import LOGITS, TOKENS, dotted, entry_of
-from headstart.models.structure import Teller
+from headstart.models.teller import Teller
 
 
 def owns(native: Any) -> bool:

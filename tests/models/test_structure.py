@@ -25,7 +25,8 @@ import numpy as np
 import pytest
 
 from headstart.models.sources import UnknownStructure
-from headstart.models.structure import Structure, Teller, digest
+from headstart.models.structure import Structure, digest
+from headstart.models.teller import Teller
 
 pytestmark = pytest.mark.neutral
 
