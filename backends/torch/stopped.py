@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from headstart.backends.torch.arrays import batch_of
+from headstart.backends.torch.arrays import batch_of, exact_numpy
 from headstart.backends.torch.classifier import is_linear
 from headstart.backends.torch.ending import tensors
 from headstart.backends.torch.reading import joined
@@ -25,6 +25,7 @@ from headstart.common.errors import CutError, SettingError
 from headstart.graph.cuts import Paths, listed
 from headstart.models.endings import ENDINGS, is_projection, is_shared_out
 from headstart.models.several import LOGITS, dotted
+from headstart.models.tokens import pooling
 
 
 class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
@@ -319,6 +320,21 @@ def classifier_of_one_token(source: nn.Module, call: Call, example: Any, run: Ru
                     return name
         except Exception:  # it cannot do without
             continue
+    return None
+
+
+def classifier_of_tokens(source: nn.Module, run: Run) -> str | None:
+    """The linear layer that makes logits of every token, where the module gives what it makes of those of one of
+    them, or of their mean: probabilities, which without the layer would be made of features. None where there is
+    none."""
+    if (end := _end(run.output)) is None or end.ndim != 2:
+        return None
+    for name in reversed(run.ran):
+        (taken, given), module = run.values[name], source.get_submodule(name)
+        if is_projection(name) or not is_linear(module) or not ranks_places(module, taken, given):
+            continue
+        if given.shape[::2] == end.shape and pooling(exact_numpy(given.float()), exact_numpy(end.float())):
+            return name
     return None
 
 

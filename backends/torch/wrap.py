@@ -230,6 +230,8 @@ def _stopped_before_classifier(
         token = None if path else stopped.classifier_of_one_token(source, call, request.example, run)
         if token is not None:
             return _left_out(request, source, call, run, token)
+        if not path and (path := stopped.classifier_of_tokens(source, run) or ""):
+            reads = {path: run.values[path][0]}
     if not path or (not request.rest and not reads and stopped.is_projected(run, path, ending)):
         if not request.rest or traced is not None:
             return None

@@ -107,3 +107,31 @@ def test_by_which_numbers_it_is_told() -> None:
     assert pooling(logits, logits[:, 1]) == pooling(logits, logits[[0, 1], [3, 0]]) == OTHER
     assert pooling(logits, logits.sum(1)) == pooling(logits, logits.max(1)) == ""
     assert pooling(np.zeros((2, 5, 3)), np.zeros((2, 3))) == MEAN
+
+
+@pytest.mark.of("torch")
+@pytest.mark.parametrize(
+    ("way", "op"), [("log_softmax, first", FIRST), ("first, softmax", FIRST), ("mean, sigmoid", MEAN)]
+)
+def test_probabilities_of_a_module_that_cannot_be_traced(way: str, op: str) -> None:
+    """The fresh classifier once stood on the module's own log-probabilities, and nothing was said."""
+    import torch
+
+    class Looking(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = torch.nn.Linear(3, 6), torch.nn.Linear(6, 2)
+
+        def forward(self, x: Any) -> Any:
+            logits = self.head(self.body(x if x.sum() < 1e9 else x * 2))
+            if way == "log_softmax, first":
+                return logits.log_softmax(-1)[:, 0]
+            return logits[:, 0].softmax(-1) if way == "first, softmax" else logits.mean(1).sigmoid()
+
+    torch.manual_seed(0)
+    module = Looking().eval()
+    model = hs.wrap(module, **FRESH)
+    assert (model.module_cut, model.graph["pool"].op) == ("before head", op)
+    tokens = module.body(torch.from_numpy(X)).detach().numpy()
+    expected = WAYS["first" if op == FIRST else "mean"](tokens)
+    assert relative_error(hs.forward(model, X, "pool")["pool"], expected) < 1e-5
