@@ -157,14 +157,21 @@ def other_settings(kind: type) -> dict[str, Any]:
 def set_from_outside(kind: type, plain: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values among a class's attributes that its text does not give it: of other values, or of names
     that it does not assign. What its text computes from names is told by the values that it came to."""
-    (written,) = ast.parse(source_of(kind)).body
+    literals = _assigned(source_of(kind)) if plain else {}
+    return {name: value for name, value in plain.items() if not is_as_written(value, name, literals)}
+
+
+@functools.lru_cache(maxsize=256)
+def _assigned(text: str) -> Mapping[str, ast.expr | None]:
+    """What the text of a class gives its attributes."""
+    (written,) = ast.parse(text).body
     literals: dict[str, ast.expr | None] = {}
     for node in getattr(written, "body", ()):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         for target in targets:
             if isinstance(target, ast.Name):
                 literals[target.id] = getattr(node, "value", None)
-    return {name: value for name, value in plain.items() if not is_as_written(value, name, literals)}
+    return literals
 
 
 def is_as_written(value: Any, name: str, literals: Mapping[str, ast.expr | None]) -> bool:

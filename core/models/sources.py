@@ -41,16 +41,19 @@ def source_of(code: Any) -> str:
 
 
 def _written(code: type | types.CodeType) -> str:
-    """What `inspect` finds, which parses the whole file for each class: it looks once. Whether that is what runs
-    here is looked at each time."""
+    return textwrap.dedent("".join(lines_of(code)[0])).strip()
+
+
+def lines_of(code: type | types.CodeType) -> tuple[list[str], int]:
+    """The lines that a class or code was made from, and the number of the first. `inspect` parses the whole file
+    for each class: it is asked once. Whether that is what runs here is looked at each time."""
     place = id(code)
-    if place not in _texts:
-        text = textwrap.dedent(inspect.getsource(code)).strip()
-        _texts[place] = weakref.ref(code, lambda _: _texts.pop(place, None)), text
-    return _texts[place][1]
+    if place not in _lines:
+        _lines[place] = weakref.ref(code, lambda _: _lines.pop(place, None)), inspect.getsourcelines(code)
+    return _lines[place][1]
 
 
-_texts: dict[int, tuple[weakref.ref[Any], str]] = {}
+_lines: dict[int, tuple[weakref.ref[Any], tuple[list[str], int]]] = {}
 """by the identity of a class or code: equal code may stand in two files, with other comments"""
 
 

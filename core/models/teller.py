@@ -51,7 +51,7 @@ from headstart.models.reflection import (
     plain_settings,
     set_from_outside,
 )
-from headstart.models.sources import UnknownStructure, named_tuple_fields, source_of
+from headstart.models.sources import UnknownStructure, lines_of, named_tuple_fields, source_of
 
 LIBRARIES = frozenset(sys.stdlib_module_names) | {"numpy", "ml_dtypes", "einops", "headstart"}
 PLAIN = (bool, int, str)
@@ -376,7 +376,7 @@ class Teller:
         if self._is_library(kind) or is_installed(kind):
             return not is_installed(function)
         try:
-            lines, start = inspect.getsourcelines(kind)
+            lines, start = lines_of(kind)
             here = inspect.getsourcefile(kind) == inspect.getsourcefile(function)
         except (OSError, TypeError):
             return False
