@@ -258,8 +258,9 @@ def prune(whole: nnx.Module, example: Any) -> None:
             variable.set_value(values[path])
 
 
-def used_by(module: nnx.Module, example: Any) -> tuple[set[Path], Any]:
-    """The variables that the output, or anything else, is computed from, and the program."""
+def used_by(module: nnx.Module, example: Any) -> tuple[set[Path], Any, Any]:
+    """The variables that the output, or anything else, is computed from; the program; and what it gives, of which
+    only shapes and types are known."""
     values = {path: variable.get_value() for path, variable in variables(module).items()}
     order = list(values)
 
@@ -269,9 +270,11 @@ def used_by(module: nnx.Module, example: Any) -> tuple[set[Path], Any]:
             variable.set_value(given[order.index(path)])
         return clone(x)
 
-    program = jax.make_jaxpr(run)(list(values.values()), jax.tree.map(jnp.asarray, example)).jaxpr
+    traced = jax.make_jaxpr(run, return_shape=True)
+    made, given = traced(list(values.values()), jax.tree.map(jnp.asarray, example))
+    program = made.jaxpr
     taken = {id(v) for equation in program.eqns for v in equation.invars} | {id(v) for v in program.outvars}
-    return {path for path, v in zip(order, program.invars, strict=False) if id(v) in taken}, program
+    return {path for path, v in zip(order, program.invars, strict=False) if id(v) in taken}, program, given
 
 
 def part_of(
@@ -293,8 +296,8 @@ def part_of(
     }
     # Freezing is the optimiser's matter in NNX, which is not seen; this is how a parameter itself may say it.
     fixed = {name for path, name in names.items() if found[path].get_metadata().get("trainable", True) is False}
-    value = output_of(module, example)
-    program, inputs = used_by(module, example)[1], list(found)
+    _, program, given = used_by(module, example)
+    value, inputs = _rows(given), list(found)
     fixed |= {names[inputs[at]] for at in stopped(program) if at < len(inputs) and inputs[at] in names}
     if isinstance(module, Function) and not module.told:
         _refuse_variances(trained & {names[inputs[at]] for at in rooted(program) if at < len(inputs)} - fixed)
@@ -364,7 +367,11 @@ def outputs_of(whole: Whole, example: Any) -> Any:
 
 def output_of(module: nnx.Module, example: Any) -> jax.ShapeDtypeStruct:
     """What the module gives for the example, without computing it."""
-    value: Any = jax.eval_shape(lambda x: nnx.clone(module)(x), jax.tree.map(jnp.asarray, example))
+    return _rows(jax.eval_shape(lambda x: nnx.clone(module)(x), jax.tree.map(jnp.asarray, example)))
+
+
+def _rows(value: Any) -> jax.ShapeDtypeStruct:
+    """What a part gives for two samples, or CutError."""
     array = isinstance(value, jax.ShapeDtypeStruct)
     if not array or value.ndim < 2 or value.shape[0] != 2 or not jnp.issubdtype(value.dtype, jnp.floating):
         given = f"{value.dtype} of shape {value.shape}" if array else type(value).__name__
@@ -372,7 +379,8 @@ def output_of(module: nnx.Module, example: Any) -> jax.ShapeDtypeStruct:
             f"the part gives {given} for two samples; expected one array of floating-point numbers with a row for "
             "each sample. Cut it elsewhere, or wrap a module of yours that calls it and returns such an array"
         )
-    return value
+    rows: jax.ShapeDtypeStruct = value
+    return rows
 
 
 def joined(path: Any) -> str:
