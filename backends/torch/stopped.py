@@ -7,7 +7,7 @@ Invariant: what runs until the stop is the module's own code, with its hooks; wh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -300,18 +300,24 @@ def _probed(
     return probe, probe[:0] if end is None else end
 
 
-def classifier_of_one_token(source: nn.Module, call: Call, example: Any, run: Run) -> str | None:
-    """The linear layer that makes logits of every token, of which the module gives those of one, or their mean:
-    without it the module gives at its end what this layer makes the logits of. None where there is none."""
+def _ranking_tokens(source: nn.Module, run: Run) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """The linear layers, the last one first, that may make logits of every token where the module gives those of
+    one, or what it makes of them: the layer, what it gives, and what the module gives."""
     if (end := _end(run.output)) is None or end.ndim != 2:
-        return None
+        return
     for name in reversed(run.ran):
         (taken, given), module = run.values[name], source.get_submodule(name)
         if is_projection(name) or not is_linear(module) or not ranks_places(module, taken, given):
             continue
-        if given.shape[-1] != end.shape[-1]:
-            continue
-        shell = sharing(source)
+        if given.shape[-1] == end.shape[-1]:
+            yield name, given, end
+
+
+def classifier_of_one_token(source: nn.Module, call: Call, example: Any, run: Run) -> str | None:
+    """The linear layer that makes logits of every token, of which the module gives those of one, or their mean:
+    without it the module gives at its end what this layer makes the logits of. None where there is none."""
+    for name, _, end in _ranking_tokens(source, run):
+        shell, module = sharing(source), source.get_submodule(name)
         leave_out(shell, name)
         try:
             with torch.no_grad():
@@ -327,12 +333,7 @@ def classifier_of_tokens(source: nn.Module, run: Run) -> str | None:
     """The linear layer that makes logits of every token, where the module gives what it makes of those of one of
     them, or of their mean: probabilities, which without the layer would be made of features. None where there is
     none."""
-    if (end := _end(run.output)) is None or end.ndim != 2:
-        return None
-    for name in reversed(run.ran):
-        (taken, given), module = run.values[name], source.get_submodule(name)
-        if is_projection(name) or not is_linear(module) or not ranks_places(module, taken, given):
-            continue
+    for name, given, end in _ranking_tokens(source, run):
         if given.shape[::2] == end.shape and pooling(exact_numpy(given.float()), exact_numpy(end.float())):
             return name
     return None
