@@ -9,9 +9,9 @@ Invariant: a linear layer on what a fresh classifier gets can be what all of the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from headstart.contract.wrapping import BEFORE, END
 from headstart.data.rows import each
 from headstart.graph.cuts import Paths
 from headstart.models.feature_layout import mask_of
+
+T = TypeVar("T")
 
 
 class Place(NamedTuple):
@@ -123,10 +125,11 @@ def before_rest(source: nn.Module, traced: Traced, example: Any) -> str:
     legal = traced.paths.cuts[: traced.paths.cuts.index(cut) + 1]
     with contextlib.suppress(Exception):  # it may be made for so many samples as there are in the example
         nodes = [traced.nodes[name] for name in legal]
-        two = found_by(partial(_shapes, traced, nodes), source, example)
+        two = found_by(partial(_seen, traced, nodes, _shape), source, example)
         with torch.no_grad():
             # with numbers: code may keep what it makes for so many samples where others will look for it
-            three = _shapes(traced, nodes, sharing(source, buffers=False), batch_of(each(_and_one_more, example)))
+            shell, more = sharing(source, buffers=False), batch_of(each(_and_one_more, example))
+            three = _seen(traced, nodes, _shape, shell, more)
         rows = [name for name in legal if _is_of_samples(*(found[traced.nodes[name]] for found in (two, three)))]
         return rows[-1] if rows else cut
     return cut
@@ -141,17 +144,22 @@ def _is_of_samples(two: tuple[int, ...], three: tuple[int, ...]) -> bool:
     return (two[:1], three[:1]) == ((2,), (3,)) and two[1:] == three[1:]
 
 
-def _shapes(
-    traced: Traced, nodes: Collection[fx.Node], shell: nn.Module, batch: Any
-) -> dict[fx.Node, tuple[int, ...]]:
-    """Of what the nodes give for the batch; () for what is no tensor."""
-    found: dict[fx.Node, tuple[int, ...]] = {}
+def _seen(
+    traced: Traced, nodes: Collection[fx.Node], of: Callable[[Any], T], shell: nn.Module, batch: Any
+) -> dict[fx.Node, T]:
+    """What is made `of` what the nodes give, as a copy of the module runs on the batch."""
+    found: dict[fx.Node, T] = {}
 
     def mark(node: fx.Node, value: Any) -> None:
-        found[node] = tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+        found[node] = of(value)
 
     Walk(shell, traced.graph, nodes, mark).given(traced.inputs, batch)
     return found
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """() for what is no tensor."""
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
 
 def _before_dropout(source: nn.Module, traced: Traced, read: Read) -> Read:
@@ -165,14 +173,8 @@ def _values(
     source: nn.Module, traced: Traced, nodes: Collection[fx.Node], example: Any
 ) -> dict[fx.Node, torch.Tensor]:
     """What the nodes give for the example."""
-    found: dict[fx.Node, torch.Tensor] = {}
-
-    def mark(node: fx.Node, value: torch.Tensor) -> None:
-        found[node] = value.clone()  # what comes behind may change it in place
-
-    with torch.no_grad():
-        Walk(sharing(source, buffers=False), traced.graph, nodes, mark).given(traced.inputs, batch_of(example))
-    return found
+    with torch.no_grad():  # copies: what comes behind may change it in place
+        return _seen(traced, nodes, torch.clone, sharing(source, buffers=False), batch_of(example))
 
 
 def before_classifier(source: nn.Module, traced: Traced, paths: Paths) -> str:

@@ -138,11 +138,11 @@ def _head(chosen: Backend, part: NativePart, params: Mapping[str, np.ndarray], s
 
 def check_against_original(
     wrapping: Wrapping, shown: Any, features: np.ndarray, logits: np.ndarray | None
-) -> float:
-    """SettingError where the user's module itself gives something else than its copy, for the same samples. The
-    step of the numbers that it computes with."""
+) -> Witnessed:
+    """SettingError where the user's module itself gives something else than its copy, for the same samples. What
+    it gives, as far as anybody can look."""
     if wrapping.witness is None:
-        return EPSILON
+        return Witnessed(None, None)
     original = wrapping.witness(shown)
     if original.cut is not None:
         check_copy(f"at the cut {wrapping.cut!r}", original.cut, features, original)
@@ -154,7 +154,7 @@ def check_against_original(
             end.reshape(original.end.shape) if end.size == original.end.size else end,
             original,
         )
-    return original.rounding
+    return original
 
 
 def check_real(wrapping: Wrapping, pair: Any, run_trunk: Run, run_head: Run | None) -> None:

@@ -71,7 +71,7 @@ def named_tuple_fields(code: type) -> list[str] | None:
 
 def _is_written(code: type) -> bool:
     try:
-        inspect.getsource(code)
+        lines_of(code)
     except (OSError, TypeError):
         return False
     return True

@@ -134,7 +134,7 @@ def wrap(
     _warn_of_scaled_twice(called, inputs, wrapping.rescales)
     wrapping = replace(wrapping, trunk=_known(wrapping.trunk, wrapping, name))
     try:
-        wrapping = _checked(owner, wrapping, inputs, shown, example, head_module)
+        wrapping, end = _checked(owner, wrapping, inputs, shown, example, head_module)
     except (HeadstartError, Warning):
         raise
     except Exception as error:  # of code that was read, or run on shapes alone, until now
@@ -145,7 +145,7 @@ def wrap(
         ) from error
     if (structure := structure_of(wrapping.trunk.structure)) is not None:
         structure.forget_changing()
-    pool = _pool(wrapping, shown, called) if fresh else None
+    pool = _pool(wrapping, end, called) if fresh else None
     graph, names, named = _graph(wrapping, inputs, head, classes, name or called, pool)
     brought = {f"{TRUNK_NODE}.{key}": value for key, value in wrapping.params.items()}
     brought |= {f"{HEAD_NODE}.{key}": value for key, value in wrapping.head_params.items()}
@@ -168,9 +168,10 @@ def wrap(
 
 def _checked(
     owner: Backend, wrapping: Wrapping, inputs: Preprocess | Arrays, shown: Any, example: Any, head_module: Any
-) -> Wrapping:
-    """The parts as they were shown to run, each by itself and both as the module does. `head_module`: becomes the
-    head, of which the module itself says nothing."""
+) -> tuple[Wrapping, np.ndarray | None]:
+    """The parts as they were shown to run, each by itself and both as the module does; and what the module itself
+    gives at its end for the samples, see `Witnessed`. `head_module`: becomes the head, of which the module itself
+    says nothing."""
     wrapping, features, run_trunk = checked_trunk(owner, wrapping, inputs, shown)
     if head_module is not None:
         request = WrapRequest(head_module, None, False, features, None, None, True, False, None, wrapping.layout)
@@ -180,13 +181,13 @@ def _checked(
     if wrapping.head is not None:
         checked, logits, run_head = checked_head(owner, wrapping.head, wrapping.head_params, features)
         wrapping = replace(wrapping, head=checked)
-    rounding = check_against_original(wrapping, shown, features, logits if head_module is None else None)
-    wrapping = replace(wrapping, trunk=replace(wrapping.trunk, rounding=rounding))
+    original = check_against_original(wrapping, shown, features, logits if head_module is None else None)
+    wrapping = replace(wrapping, trunk=replace(wrapping.trunk, rounding=original.rounding))
     if wrapping.head is not None and head_module is None:
-        wrapping = replace(wrapping, head=replace(wrapping.head, rounding=rounding))
+        wrapping = replace(wrapping, head=replace(wrapping.head, rounding=original.rounding))
     for pair in _real_pairs(inputs, example):
         check_real(wrapping, pair, run_trunk, run_head if head_module is None else None)
-    return wrapping
+    return wrapping, original.end
 
 
 def _graph(
@@ -397,15 +398,13 @@ def _known(part: NativePart, wrapping: Wrapping, name: str | None) -> NativePart
     return replace(part, structure=about)
 
 
-def _pool(wrapping: Wrapping, shown: Any, called: str) -> str | None:
-    """The op that makes a row for a fresh classifier of what the trunk gives; None where that is one."""
+def _pool(wrapping: Wrapping, end: np.ndarray | None, called: str) -> str | None:
+    """The op that makes a row for a fresh classifier of what the trunk gives; None where that is one. `end`: what
+    the module itself gives for the samples that `token_logits` are of."""
     shape = wrapping.trunk.output
     if len(shape) != 2:
         return "global_avg_pool" if len(shape) == 3 else None
-    logits, end = wrapping.token_logits, None
-    if logits is not None and wrapping.witness is not None:
-        end = wrapping.witness(shown).end
-    return told_pooling(logits, end, shape, called, wrapping.cut)
+    return told_pooling(wrapping.token_logits, end, shape, called, wrapping.cut)
 
 
 def _with_classifier(nodes: tuple[Node, ...], pool: str | None, channels: int, classes: int, head: Head) -> Graph:
