@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from commands import headstart
+from cyclopts import App
 
 from headstart.cli import app, options
 from headstart.common.log import LOG
@@ -143,6 +144,30 @@ def test_names_are_taken_as_they_are(text: str) -> None:
     assert values("cache info", text)["key"] == text
     got = values("fit", "--data", text, "--weights", text, "--out", text)
     assert (got["data"], got["weights"], got["out"]) == (text, text, Path(text))
+
+
+def test_a_command_line_knows_nothing_of_the_one_before() -> None:
+    """Whose options are put together once in a process: of the command's own, and of those of a class."""
+    asked = values("fit", "--data", "a", "--epochs", "3", "--out", "run")
+    assert (asked["data"], asked["epochs"], asked["out"]) == ("a", 3, Path("run"))
+    plain = values("fit")
+    assert (plain["data"], plain["epochs"], plain["out"]) == ("digits", None, None)
+    assert values("fit", "--epochs", "4")["epochs"] == 4
+
+
+def test_options_are_put_together_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a command, however often they are asked for: that is most of the time in which words are read."""
+    made: list[Any] = []
+    assemble = App.assemble_argument_collection
+
+    def noted(self: App, **settings: Any) -> Any:
+        made.append(self.default_command)
+        return assemble(self, **settings)
+
+    monkeypatch.setattr(App, "assemble_argument_collection", noted)
+    for _ in range(2):
+        assert headstart("plan", "--data", "nowhere").code == 2
+    assert made.count(import_module("headstart.cli.plan").plan.default_command) <= 1
 
 
 def test_flags_and_their_opposites() -> None:
