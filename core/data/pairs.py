@@ -32,6 +32,8 @@ LABEL_LISTS = ("targets", "labels", "_labels")
 PREPROCESSING = "as preprocessing is the model's"
 LOOKED_AT = 100
 """samples, one of each label, of a set that lists its labels"""
+LOOKED_AT_OWN = 200
+"""further ones, all over it, where code of the user's gives them: it may change a few of each label alone"""
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 """folders of what is a library's, and not the user's own"""
 
@@ -44,14 +46,14 @@ def wrap(
     `arrays`.
 
     A set that lists its files (`.samples`, as an image folder of another library), and a part or a chain of such
-    (`.dataset` with `.indices`, `.datasets`), is read from them, without its transforms, which is said. Of others
-    the images come from the set when they are asked for, and so must be uint8 or Pillow: a transform to floats is
-    refused. Labels that the set lists (`.targets`, `.samples`) are those of its samples, or where a sample has
-    another, they are not taken, which is said. `classes`: default the set's own `.classes`, but for labels that a
-    `target_transform`, or the set itself, made of those that are listed. Code that lies in no installed package is
-    called by one thread at a time. `on_error`, `truncated`: of files and encoded bytes, as of `folder`. Raises
-    DataError for what is no such set, for a chain whose members number their classes differently, and for samples
-    that the set does not give.
+    (`.dataset` with `.indices`, `.datasets`), is read from them, without its transforms, which is said. Of
+    others the images come from the set when they are asked for, and so must be uint8 or Pillow: a transform to
+    floats is refused. Labels that the set lists (`.targets`, `.samples`) are those of its samples, or where one
+    of the samples that are looked at has another, they are not taken, which is said. `classes`: default the
+    set's own `.classes`, but for labels that a `target_transform`, or the set itself, made of those that are
+    listed. Code that lies in no installed package is called by one thread at a time. `on_error`, `truncated`: of
+    files and encoded bytes, as of `folder`. Raises DataError for what is no such set, for a chain whose members
+    number their classes differently, and for samples that the set does not give.
     """
     check_on_error(on_error)
     if isinstance(source, str | Mapping) or not _is_indexed(source):
@@ -217,10 +219,13 @@ def _has_own_code(source: Any) -> bool:
 
 
 def _other_label(source: Any, labels: list[Any]) -> int | None:
-    """The first sample, of one of each label that is listed, that has another label than that. What the set does
-    not give, or not as a pair, tells nothing."""
+    """The first sample, of one of each label that is listed, that has another label than that; of a set with code
+    of the user's also of some all over it. What the set does not give, or not as a pair, tells nothing."""
     first: dict[str, int] = {str(_plain(label)): i for i, label in reversed([*enumerate(labels)])}
-    for i in sorted(first.values())[:LOOKED_AT]:
+    looked_at = set(sorted(first.values())[:LOOKED_AT])
+    if _has_own_code(source):
+        looked_at |= set(np.linspace(0, len(labels) - 1, LOOKED_AT_OWN).astype(int).tolist())
+    for i in sorted(looked_at):
         try:
             label = _pair(source, i)[1]
         except HeadstartError:

@@ -519,7 +519,6 @@ def test_map_style_sets(tmp_path: Path) -> None:
     for items in (images, [Image.fromarray(image) for image in images]):
         source = MapStyle(list(zip(items, [0, 1, 2] * 2, strict=True)), list(CLASSES))
         data = hs.data.wrap(source)
-        assert source.read < 6, "labels are listed, so one image of each is read for them, and not all"
         assert (data.ids, data.classes, data.labels.tolist()) == (
             expected.ids, expected.classes, expected.labels.tolist()
         )  # fmt: skip
@@ -619,6 +618,12 @@ def test_labels_are_those_of_a_sets_samples() -> None:
     relabelled = Relabelled(source, [5, 4, 3])
     data = hs.data.wrap(relabelled)
     assert (data.classes, data.labels.tolist()) == (("0", "1"), [0, 1, 0]) and "not those that" in data.notes[0]
+    many = MapStyle([(images[0], k % 3) for k in range(900)], list(CLASSES))
+    assert hs.data.wrap(many).classes == CLASSES and many.read < 300, (
+        "some show what the rest is, and not all are read"
+    )
+    many.items = [(images[0], (k + (k > 5 and k % 10 == 0)) % 3) for k in range(900)]  # a tenth has another
+    assert hs.data.wrap(many).labels.tolist() == [label for _, label in many.items]
     relabelled.names = ["x", "y", "x"]
     data = hs.data.wrap(relabelled)
     assert (data.classes, data.labels.tolist()) == (("x", "y"), [0, 1, 0])
