@@ -16,9 +16,10 @@ from PIL import Image
 from headstart.common.errors import DataError
 from headstart.data.annotations import MULTI, SINGLE, Annotations, single
 from headstart.data.colours import mend_of
-from headstart.data.columns import check_task, groups_in, is_missing, labels_in, weights_in
+from headstart.data.columns import check_task, is_missing, labels_in
 from headstart.data.dataset import ArraySource, Dataset, ValueSource
 from headstart.data.decode import pixels_of
+from headstart.data.further_columns import groups_in, weights_in
 from headstart.data.labels import labels_of
 from headstart.data.names import class_list
 from headstart.data.rows import ALONE, count, ordered, unmasked

@@ -1,4 +1,4 @@
-"""Columns of a table become labels of a task, groups, weights and parts.
+"""Columns of a table become labels of a task.
 
 Invariant: a task is taken from the values only where they can mean one thing, and is said; whatever could mean two
 (whole numbers with a decimal point, a one-hot row) is refused with what to write. Names are numbered in the order
@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import DataError, DataWarning, UnknownNameError
-from headstart.common.numbers import FLOAT32_LARGEST
-from headstart.data.annotations import MULTI, PARTS, REGRESSION, SINGLE, TASKS, Annotations
+from headstart.data.annotations import MULTI, REGRESSION, SINGLE, TASKS, Annotations
 from headstart.data.label_texts import (
     WITH_POINT,
     check_separator,
@@ -26,10 +25,10 @@ from headstart.data.label_texts import (
     refuse_decimal_commas,
     refuse_paths,
     warn_of_commas,
+    warn_of_points,
 )
 from headstart.data.labels import warn_of_missing
-from headstart.data.layouts import role_of
-from headstart.data.names import class_list, kin, normal, shown, twins, warn_of_kin
+from headstart.data.names import class_list, normal, shown, twins, warn_of_kin
 
 NO_NUMBER = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
 """what a missing number, or a missing time, is as text"""
@@ -105,8 +104,8 @@ def labels_in(
     if "text" in kinds:
         if task != SINGLE:
             _mixed(values, column, [_kind(value) != "text" for value in values], place)
-        return _of_texts([str(_whole(value)).strip() for value in values], column, task, names, place)
-    texts = [str(_whole(value)) for value in values]
+        return _of_texts([str(whole_of(value)).strip() for value in values], column, task, names, place)
+    texts = [str(whole_of(value)) for value in values]
     if task == REGRESSION or (task is None and kinds & {"number"} and not _are_classes(texts, names)):
         return _regression([(column, np.array(list(map(_float, values))))], task, names, place)
     if task == MULTI:
@@ -143,7 +142,7 @@ def label_lists(values: Sequence[Any], separator: str | None, several: bool = Tr
         return cut([str(value).strip() for value in values], separator, several)
     if not several or not kinds <= {"whole", "truth", "number"}:
         return None
-    wholes = [_whole(value) for value in values]  # a frame with gaps has 3.0 for a 3
+    wholes = [whole_of(value) for value in values]  # a frame with gaps has 3.0 for a 3
     return [[str(value)] for value in wholes] if all(_kind(value) != "number" for value in wholes) else None
 
 
@@ -161,7 +160,8 @@ def _is_scalar(value: Any) -> bool:
     return _kind(value) in SCALARS
 
 
-def _whole(value: Any) -> Any:
+def whole_of(value: Any) -> Any:
+    """A whole number for one with a point, as a frame with gaps has 3.0 for a 3; anything else as it is."""
     return int(value) if isinstance(value, float | np.floating | Decimal) and float(value).is_integer() else value
 
 
@@ -190,6 +190,7 @@ def _of_texts(
         raise DataError(f"the target in column {column!r}, {place(bad)}, is {texts[bad]!r:.40}; expected a number")
     with_point = task is None and all(are_numbers) and not all(map(_is_whole, distinct))
     if task == REGRESSION or (with_point and not _are_classes(texts, names)):
+        warn_of_points(texts, column)
         numbers = np.array([numeric[text] for text in texts], np.float64)
         return _regression([(column, numbers)], task, names, place)
     if names is None and task is None and any(are_numbers) and not all(are_numbers):
@@ -360,6 +361,8 @@ def _of_several(
     table = np.stack([values for _, values in numbers], 1)
     zero_one = np.isin(table, (0, 1)).all()
     if task == REGRESSION or (task is None and not zero_one and (table != table.round()).any()):
+        for column, values in columns:
+            warn_of_points([value.strip() for value in values if isinstance(value, str)], column)
         return _regression(numbers, task, names, place)
     if not zero_one:
         row, k = np.argwhere(~np.isin(table, (0, 1)))[0].tolist()
@@ -434,61 +437,3 @@ def _warn_of_rounding(values: np.ndarray, targets: np.ndarray, names: Sequence[s
             DataWarning,
             stacklevel=6,
         )
-
-
-# --- the other columns
-
-
-def parts_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray | None:
-    """int8 `(n,)`, positions in `PARTS`; None where all rows are of one part. DataError for another word."""
-    roles: dict[Any, int] = {}
-    for i, value in enumerate(values):
-        if not isinstance(value, str) or value not in roles:
-            role = None if is_missing(value) or not isinstance(value, str) else role_of(value.strip())
-            if role not in PARTS:
-                what = "empty" if is_missing(value) else repr(value)[:60]
-                raise DataError(
-                    f"the part of {place(i)} in column {column!r} is {what}; expected train, val or test (or "
-                    "training, valid, validation, dev, testing)"
-                )
-            roles[value] = PARTS.index(role)
-    parts = np.array([roles[value] for value in values], np.int8)
-    return parts if len(np.unique(parts)) > 1 else None
-
-
-def groups_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
-    """Object `(n,)`, strings. DataError where one is missing; DataWarning where some are `kin`, which a split may
-    part."""
-    missing = (
-        i for i, value in enumerate(values) if is_missing(value) or (isinstance(value, str) and value in NO_NUMBER)
-    )
-    if (bad := next(missing, None)) is not None:  # else all that lack one would be one group
-        raise DataError(
-            f"{place(bad)} has no group in column {column!r}; expected one in every row, one of its own if need be"
-        )
-    groups = np.empty(len(values), object)
-    groups[:] = [normal(str(_whole(value)).strip()) for value in values]
-    if alike_groups := kin(sorted(set(groups.tolist()))):
-        warnings.warn(
-            f"the groups {alike_groups}, and a split may put one to train on and the other to validate: if they "
-            "are one, write them alike",
-            DataWarning,
-            stacklevel=6,
-        )
-    return groups
-
-
-def weights_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
-    """float32 `(n,)`, 0 or more. DataError for anything else."""
-    weights = np.zeros(len(values), np.float64)
-    for i, value in enumerate(values):
-        number = None if is_missing(value) or isinstance(value, list | bytes) else number_of(str(value))
-        if number is None or not 0 <= number <= FLOAT32_LARGEST:
-            raise DataError(
-                f"the weight of {place(i)} in column {column!r} is {value!r:.40}; expected a number of 0 or more"
-                f"{', with a decimal point' if first_comma([str(value).strip()]) is not None else ''}"
-            )
-        weights[i] = number
-    if not weights.any():
-        raise DataError(f"all weights in column {column!r} are 0; nothing would be learned")
-    return weights.astype(np.float32)

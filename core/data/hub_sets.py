@@ -17,11 +17,12 @@ import numpy as np
 from headstart.common.errors import DataError
 from headstart.common.places import reachable
 from headstart.data.annotations import MULTI, PARTS, REGRESSION, Annotations, unlabelled
-from headstart.data.columns import check_task, groups_in, labels_in, weights_in
+from headstart.data.columns import check_task, labels_in
 from headstart.data.dataset import Dataset
 from headstart.data.decode import read_file
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Frame
+from headstart.data.further_columns import groups_in, weights_in
 from headstart.data.layouts import role_of
 from headstart.data.left_out import check_on_error
 from headstart.data.missing_labels import labelled_rows, no_label

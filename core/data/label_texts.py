@@ -16,6 +16,8 @@ from headstart.data.annotations import MULTI
 from headstart.data.names import shown
 
 SEPARATORS = ";|"
+GROUPED, SHORT = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}"), re.compile(r"[+-]?\d{1,3}")
+"""a number of four digits or more with a point between thousands, and one of fewer digits beside it"""
 WITH_POINT = (
     "write them with a decimal point and nothing between thousands, or in Python take the frame of "
     "pandas.read_csv(path, sep=';', decimal=',') as the table, with root= for the folder of its images"
@@ -131,6 +133,25 @@ def warn_of_commas(texts: Sequence[str], column: str) -> None:
         warnings.warn(
             f"{shown(joined)} in column {column!r} is taken as the name of one class; if the comma stands between "
             "several labels, say separator=',' (--separator ,); if not, task='single' (--task)",
+            DataWarning,
+            stacklevel=6,
+        )
+
+
+def warn_of_points(texts: Sequence[str], column: str) -> None:
+    """DataWarning for numbers of which each has no point, or one before three digits, some of them with a zero at
+    the end: 980 beside 1.250, as much of Europe writes thousands. Who writes 980 writes 1.25 for a fraction."""
+    distinct = dict.fromkeys(texts)
+    grouped = [text for text in distinct if GROUPED.fullmatch(text)]
+    rounded = next((text for text in grouped if text.endswith("0")), None)
+    short = next((text for text in distinct if SHORT.fullmatch(text)), None)
+    if rounded is None or short is None:
+        return
+    if all(SHORT.fullmatch(text) for text in distinct.keys() - set(grouped)):
+        warnings.warn(
+            f"the numbers in column {column!r} have no point, as {short!r}, or one before three digits, as "
+            f"{rounded!r}, which is read as {float(rounded):g}: if the point stands between thousands, leave it "
+            "out",
             DataWarning,
             stacklevel=6,
         )

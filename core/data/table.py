@@ -17,10 +17,11 @@ from headstart.common.errors import DataError, SettingError
 from headstart.data.annotations import MULTI, PARTS, SINGLE, Annotations
 from headstart.data.any_files import files_for
 from headstart.data.class_labels import Named
-from headstart.data.columns import groups_in, label_lists, labels_in, parts_in, weights_in
+from headstart.data.columns import label_lists, labels_in
 from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import sound
 from headstart.data.frames import Column, Frame, frame_of
+from headstart.data.further_columns import groups_in, parts_in, weights_in
 from headstart.data.image_cells import files_of, files_there, holds_bytes, rows_with_images, source_of
 from headstart.data.layouts import role_of
 from headstart.data.left_out import check_on_error
@@ -37,6 +38,8 @@ IMAGE_NAMES = (
 LABEL_NAMES = "label labels class classes category categories target targets class_name label_name species"
 FURTHER = ("split", "group", "weight")
 SPLIT_NAMES = "split subset partition set"
+MAY_SAY_PARTS = "part parts phase usage stage fold purpose dataset data_set data_split train_test train_val_test"
+"""what is never taken as the part, and is said where it tells training from other rows: these would be mixed"""
 NOT_GUESSED = {
     "group": "group groups group_id patient patient_id subject subject_id",
     "weight": "weight weights sample_weight",
@@ -239,6 +242,13 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
                 f"{frame.name}: which column is the {role}? {which} {'it' if candidates else 'so'}; name it: "
                 f"{role}= (--{role}), one of {', '.join(frame.names[:20])}"
             )
+    if split and "split" not in roles:
+        called = [name for name in free if _is_called(name, MAY_SAY_PARTS)]
+        guessed += [
+            f"{name!r} says train, val or test, and is not taken as split (say split=, --split-column)"
+            for name in called
+            if _tells_training(frame.columns([name])[name])
+        ]
     if not split:
         called = [name for name in free if _is_called(name, SPLIT_NAMES)]
         guessed += [f"{name!r} is not taken as split (the parts of a DatasetDict are)" for name in called]
@@ -271,6 +281,12 @@ def _is_called(name: str, names: str) -> bool:
 def _says_parts(values: Column) -> bool:
     """Whether a column that nobody named says train, val and test; else it is about something else."""
     return any(role_of(text.strip()) in PARTS for text in {value for value in values if isinstance(value, str)})
+
+
+def _tells_training(values: Column) -> bool:
+    """Whether a column says of some rows that they are to train on, and of others that they are not."""
+    said = {role_of(text.strip()) for text in {value for value in values if isinstance(value, str)}}
+    return PARTS[0] in said and len(said & set(PARTS)) > 1
 
 
 def _is_none(value: Any) -> bool:

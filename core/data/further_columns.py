@@ -1,0 +1,87 @@
+"""The columns of a table beside its labels: the part that a row is in, its group, and how much it counts.
+
+Invariant: a row that lacks one is an error, and never quietly of a part, a group or a weight that others have.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from headstart.common.errors import DataError, DataWarning
+from headstart.common.numbers import FLOAT32_LARGEST
+from headstart.data.annotations import PARTS
+from headstart.data.columns import NO_NUMBER, Place, is_missing, number_of, whole_of
+from headstart.data.label_texts import first_comma, warn_of_points
+from headstart.data.labels import MISSING
+from headstart.data.layouts import role_of
+from headstart.data.names import kin, normal, shown
+
+
+def parts_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray | None:
+    """int8 `(n,)`, positions in `PARTS`; None where all rows are of one part. DataError for another word."""
+    roles: dict[Any, int] = {}
+    for i, value in enumerate(values):
+        if not isinstance(value, str) or value not in roles:
+            role = None if is_missing(value) or not isinstance(value, str) else role_of(value.strip())
+            if role not in PARTS:
+                what = "empty" if is_missing(value) else repr(value)[:60]
+                raise DataError(
+                    f"the part of {place(i)} in column {column!r} is {what}; expected train, val or test (or "
+                    "training, valid, validation, dev, testing)"
+                )
+            roles[value] = PARTS.index(role)
+    parts = np.array([roles[value] for value in values], np.int8)
+    return parts if len(np.unique(parts)) > 1 else None
+
+
+def groups_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
+    """Object `(n,)`, strings. DataError where one is missing; DataWarning where some are `kin`, which a split may
+    part, and for one that is called as a missing one is written."""
+    missing = (
+        i
+        for i, value in enumerate(values)
+        if is_missing(value) or (isinstance(value, str) and value.strip() in NO_NUMBER)
+    )
+    if (bad := next(missing, None)) is not None:  # else all that lack one would be one group
+        raise DataError(
+            f"{place(bad)} has no group in column {column!r}; expected one in every row, one of its own if need be"
+        )
+    groups = np.empty(len(values), object)
+    groups[:] = [normal(str(whole_of(value)).strip()) for value in values]
+    names = sorted(set(groups.tolist()))
+    if unknown := [name for name in names if name in MISSING]:
+        warnings.warn(
+            f"a group in column {column!r} is called {shown(unknown[0])}, which is what a missing one becomes as "
+            "text, and all samples of it stay together: if they have none, write a group of its own for each",
+            DataWarning,
+            stacklevel=6,
+        )
+    if alike_groups := kin(names):
+        warnings.warn(
+            f"the groups {alike_groups}, and a split may put one to train on and the other to validate: if they "
+            "are one, write them alike",
+            DataWarning,
+            stacklevel=6,
+        )
+    return groups
+
+
+def weights_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
+    """float32 `(n,)`, 0 or more. DataError for anything else."""
+    warn_of_points([value.strip() for value in values if isinstance(value, str)], column)
+    weights = np.zeros(len(values), np.float64)
+    for i, value in enumerate(values):
+        number = None if is_missing(value) or isinstance(value, list | bytes) else number_of(str(value))
+        if number is None or not 0 <= number <= FLOAT32_LARGEST:
+            raise DataError(
+                f"the weight of {place(i)} in column {column!r} is {value!r:.40}; expected a number of 0 or more"
+                f"{', with a decimal point' if first_comma([str(value).strip()]) is not None else ''}"
+            )
+        weights[i] = number
+    if not weights.any():
+        raise DataError(f"all weights in column {column!r} are 0; nothing would be learned")
+    return weights.astype(np.float32)

@@ -1,0 +1,85 @@
+"""Columns beside the labels, and numbers in all of them: what is missing, or may mean another thing, is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart as hs
+from headstart.common.errors import DataError, DataWarning
+
+N = 6
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    for k in range(N):
+        Image.fromarray(np.full((6, 5, 3), 20 * k, np.uint8)).save(f"{k}.png")
+    return [f"{k}.png" for k in range(N)]
+
+
+def opened(files: list[str], columns: dict[str, list[Any]], **arguments: Any) -> hs.data.Dataset:
+    table = {"file": files, "label": ["ant", "bee"] * (N // 2), **columns}
+    rows = [list(table), *zip(*table.values(), strict=True)]
+    Path("t.csv").write_text("".join(";".join(map(str, row)) + "\n" for row in rows), "utf-8")
+    return hs.data.table("t.csv", **arguments)
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize("name", ["None", "NA", "null"])
+def test_a_group_that_is_called_as_a_missing_one_is_told(files: list[str], name: str) -> None:
+    """All patients that nobody knows would be one patient."""
+    groups = [name, name, "p1", "p1", "p2", "p2"]
+    with pytest.warns(
+        DataWarning, match=f"a group in column 'patient' is called '{name}', which is what a missing"
+    ):
+        data = opened(files, {"patient": groups}, group="patient")
+    assert data.groups == tuple(groups)
+    with pytest.raises(DataError, match="row 1 has no group in column 'patient'"):
+        opened(files, {"patient": [" nan", *groups[1:]]}, group="patient")
+
+
+@pytest.mark.neutral
+def test_points_between_thousands_are_told(files: list[str]) -> None:
+    """As spreadsheets of much of Europe write numbers: 1.250 is 1250 beside 980, and would be 1.25."""
+    prices = ["1.250", "980", "12.500", "1.999", "310", "2.400"]
+    said = (
+        "the numbers in column '{}' have no point, as '980', or one before three digits, as '1.250', which is read"
+    )
+    plain = {"label": prices}
+    for columns, arguments in ((plain, {}), (plain, {"task": "regression"}), ({"w": prices}, {"weight": "w"})):
+        with pytest.warns(DataWarning, match=said.format(next(iter(columns)))):
+            opened(files, columns, **arguments)
+    with pytest.warns(DataWarning, match=said.format("y")):
+        opened(files, {"x": ["0.5"] * N, "y": prices}, label=["x", "y"])
+    for numbers in (
+        ["1.25", "980", "12.5", "1.999", "310", "2.4"],  # as programs write fractions
+        ["1.250", "980.000", "12.500", "1.999", "310.000", "2.400"],  # as many digits for all
+        ["1", "1.125", "2.375", "1", "3", "1.625"],
+        ["0.250", "1", "0.500", "1", "0.750", "1"],
+    ):
+        data = opened(files, {"label": numbers})  # a warning here fails the test
+        assert data.labels[:, 0].tolist() == np.array(list(map(float, numbers)), np.float32).tolist()
+
+
+@pytest.mark.neutral
+def test_a_column_that_tells_training_from_other_rows_and_is_not_taken_is_said(files: list[str]) -> None:
+    """Else rows to test on are trained on, and nobody is told."""
+    parts = ["Train", "Train", "Train", "TEST ", "TEST ", "Train"]
+    for name in ("part", "Phase", "data split"):
+        data = opened(files, {name: parts})
+        assert not data.parts
+        assert data.notes[0].endswith(
+            f"{name!r} says train, val or test, and is not taken as split (say split=, --split-column)"
+        )
+        data = opened(files, {name: parts}, split=name)
+        assert {part: len(rows) for part, rows in data.parts.items()} == {"train": 4, "test": 2}
+        assert "not taken" not in data.notes[0]
+    for values in (["left", "right"] * 3, ["train"] * N, ["1", "2"] * 3):
+        assert "not taken" not in opened(files, {"part": values}).notes[0]
+    assert "not taken" not in opened(files, {"part": parts, "split": parts}).notes[0], "another one says it"
