@@ -3,19 +3,24 @@ anew where the names are in another order or some are missing, so that no accura
 
 Invariant: numbers are no names. The classes "0", "1", ... of labels to which nobody gave names are positions among
 the other side's names if both have as many, and an error otherwise; an error, too, where they may be these names.
+Where people count these names in another order than that of their text ("1", "2", "10"), the positions are said.
 """
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from headstart.common.errors import DataError
+from headstart.common.errors import DataError, DataWarning
 from headstart.data.annotations import REGRESSION, SINGLE
+from headstart.data.names import MOST_DIGITS, shown
 
 SHOWN = 5
+DIGITS = re.compile(rf"(\d{{1,{MOST_DIGITS}}})")
 NAME_THEM = "hs.data.arrays(x, y, classes=[...])"
 
 
@@ -46,6 +51,7 @@ def aligned(data: Any, what: str, to: Classes) -> Any:
         return data.renumbered(to.names, _by_name(mine, to, used), True)
     if len(mine.names) == len(to.names):
         _check_one_meaning(mine, to, used)
+        _warn_of_positions(mine, to)
         return data.renumbered(to.names, np.arange(len(to.names)), to.named)
     # Names that are numbers, of folders "1" and "2", say the same as numbers do.
     place = {name: k for k, name in enumerate(to.names)}
@@ -78,6 +84,26 @@ def _check_one_meaning(mine: Classes, to: Classes, used: np.ndarray) -> None:
             f"{_differ(mine, to, used)}: numbers, once as names and once as positions, so that {two[0]} could be "
             f"{two[0]!r} or {two[1]!r}. {_mend(mine, to)}"
         )
+
+
+def _warn_of_positions(mine: Classes, to: Classes) -> None:
+    """DataWarning where one side has positions in names that stand in the order of their text, as folders do, and
+    whose numbers count otherwise: of folders "1" to "102", as of flowers, 1 is "10", and elsewhere the second."""
+    names = list((mine if mine.named else to).names)
+    counted = sorted(
+        names, key=lambda name: [int(part) if k % 2 else part for k, part in enumerate(DIGITS.split(name))]
+    )
+    if names != sorted(names) or counted == names:
+        return
+    k = next(k for k, (name, other) in enumerate(zip(names, counted, strict=True)) if name != other)
+    numbers, owner = (to, mine.owner) if mine.named else (mine, to.owner)
+    warnings.warn(
+        f"{numbers.owner}'s classes are numbers, taken as positions in {owner}'s, which are in the order of their "
+        f"text: {k} is {shown(names[k])}. If {k} means {shown(counted[k])}, name the classes of these numbers: "
+        f"{NAME_THEM}",
+        DataWarning,
+        stacklevel=4,
+    )
 
 
 def _check_targets(mine: Classes, to: Classes) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.common.errors import DataError
+from headstart.common.errors import DataError, DataWarning
 from headstart.data import Dataset
 from headstart.data.classes import Classes, aligned
 from headstart.training.checks import alike
@@ -92,3 +92,31 @@ def test_data_without_names_have_as_many_classes_as_the_model() -> None:
         DataError, match=r"only here \[ant, bee\], .* there are 2 and 3 of them. Make the model with classes="
     ):
         alike(model, labelled([0, 1], ["ant", "bee"]), None)
+
+
+def test_positions_in_names_that_people_count_otherwise_are_told() -> None:
+    """Folders "1" to "12" are in the order of their text, where another library's 1 is the second of them."""
+    twelve = list(range(12))
+    for names, said in (
+        ([str(k + 1) for k in twelve], "1 is '10'. If 1 means '2'"),
+        ([f"c{k}" for k in twelve], "2 is 'c10'. If 2 means 'c2'"),
+        ([f"a{k}" for k in (1, 2, 10)], "1 is 'a10'. If 1 means 'a2'"),
+    ):
+        by_text, count = sorted(names), len(names)
+        with pytest.warns(DataWarning, match=re.escape(f"the order of their text: {said}, name the classes")):
+            found = aligned(
+                labelled(twelve[:count], None), "the given data", Classes(tuple(by_text), True, "the model")
+            )
+        assert (found.labels.tolist(), found.classes) == (twelve[:count], tuple(by_text)), (
+            "as an image folder has it"
+        )
+        with pytest.warns(DataWarning, match=r"the model's classes are numbers, taken as positions in the data's"):
+            numbers = Classes(tuple(map(str, range(count))), False, "the model")
+            aligned(labelled([by_text.index(name) for name in names], by_text), "the data", numbers)
+    for names in (
+        [f"{k + 1:02d}" for k in twelve],
+        [f"c{12 - k}" for k in twelve],  # somebody's own order
+        [f"{k}{'a' * 5000}" for k in range(9)],
+        ["1" * 5000, *"abc"],
+    ):
+        aligned(labelled(list(range(len(names))), None), "the data", Classes(tuple(names), True, "the model"))
