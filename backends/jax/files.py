@@ -54,7 +54,10 @@ def exported_of(program: Program) -> export.Exported:
 
     def computed(**arrays: jax.Array) -> dict[str, jax.Array]:
         x = arrays if program.by_name else next(iter(arrays.values()))
-        y = nnx.merge(graphdef, state)(x).astype(jnp.float32)
+        # Variables made here: NNX's own transforms (remat, scan) and norms of weights write to those that they are
+        # given, which is refused where these were made outside of the program.
+        here = jax.tree.map(lambda leaf: leaf, state)
+        y = nnx.merge(graphdef, here)(x).astype(jnp.float32)
         return {name: MAKES[how](y) for name, how in program.outputs.items()}
 
     (n,) = export.symbolic_shape("n")

@@ -162,3 +162,28 @@ def test_a_pair_of_functions_for_any_batch(by_shape: bool, tmp_path: Path) -> No
     with pytest.raises(ExportError, match=r"TypeError: .*x\.shape\[0\], not len\(x\)"):
         written(path, model)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("how", ["remat", "scan", "weight norm"])
+def test_a_module_that_writes_to_its_variables_as_it_is_traced(how: str, tmp_path: Path) -> None:
+    """As NNX's own transforms do, and norms of weights."""
+    from own_jax_transforms import transformed
+
+    x = np.random.default_rng(0).standard_normal((9, 6)).astype(np.float32)
+    model = hs.wrap(transformed(how), head="linear", classes=3, example=x)
+    made = opened(written(tmp_path / "out.stablehlo", model)).call(inputs=x)
+    np.testing.assert_allclose(made["logits"], hs.predict(model, x, device="cpu"), rtol=1e-4, atol=1e-6)
+
+
+def test_a_module_that_computes_in_bfloat16_is_held_to_that(tmp_path: Path) -> None:
+    """Compiled as another program, its sums are rounded at other places."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    rngs, kind = nnx.Rngs(0), {"dtype": jnp.bfloat16}
+    layers = [nnx.Linear(6, 32, **kind, rngs=rngs), nnx.gelu, nnx.LayerNorm(32, **kind, rngs=rngs)]
+    module = nnx.Sequential(*layers, nnx.Linear(32, 3, **kind, rngs=rngs))
+    x = np.random.default_rng(0).standard_normal((9, 6)).astype(np.float32)
+    model = hs.wrap(module, classes=3, example=x)
+    made = hs.export(model, tmp_path / "out.stablehlo", x, backend="jax", device="cpu")
+    assert made.verification is not None and made.verification.tolerance == 8 * 2.0**-7

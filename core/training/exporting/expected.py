@@ -26,6 +26,8 @@ from headstart.training.scores.multi import sigmoid
 LEAST_VARIED, LEAST_VARIED_NUMBERS = 0.1, 0.01
 """of the largest output: outputs that vary less are not told apart from rounding as finely. Numbers in their units
 may be large by their origin alone, as years are, which the last bias adds and nothing before it has rounded by"""
+COARSE = 2.0**-10
+"""the step of float16, and more than that"""
 AT_ONCE = 7  # samples: features near the input are large
 
 
@@ -97,7 +99,7 @@ def _scale(values: np.ndarray, name: str, request: Request) -> Any:
     axes = 0 if numbers else None
     largest = np.abs(values).max(axes)
     varied = np.abs(values - values.mean(0, dtype=np.float64)).max(axes)
-    if request.half and not numbers:
-        varied = largest  # eleven bits: what varies little is lost in them
+    if (request.half or request.rounding >= COARSE) and not numbers:
+        varied = largest  # eleven bits, or eight: what varies little is lost in them
     least = LEAST_VARIED_NUMBERS if numbers else LEAST_VARIED
     return np.maximum(np.clip(varied, least * largest, largest), np.finfo(np.float32).tiny)  # all may be 0

@@ -11,6 +11,7 @@ import numpy as np
 from headstart.data.inputs import Arrays
 from headstart.data.preprocess import Preprocess
 from headstart.models import Model
+from headstart.models.exporting.parts import part_of
 
 VERIFIED = "verified"
 """the entry of a file's metadata that says what verification has found"""
@@ -31,6 +32,13 @@ class Request:
     """whether its weights and arithmetic are float16"""
     backend: str | None = None
     """the one that runs the model as it is; None: as `registry.choose` has it"""
+
+    @property
+    def rounding(self) -> float:
+        """The step of the coarsest numbers that a wrapped module computes with in what is exported, of a number
+        around 1: of bfloat16 say. 0.0 where none is wrapped."""
+        graph = part_of(self.model, self.part, self.cut).graph
+        return max((node.attrs["part"].rounding for node in graph.nodes if node.op == "native"), default=0.0)
 
 
 class Opened(Protocol):

@@ -22,6 +22,7 @@ from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.data.rows import each
 from headstart.models.exporting.parts import HEAD, TRUNK, part_of, texts_of
+from headstart.models.faithful import ROUNDINGS
 from headstart.training.exporting.expected import Expected, expected_of, rows_of
 from headstart.training.exporting.request import Opened, Request
 from headstart.training.exporting.samples import Probes
@@ -112,6 +113,12 @@ def held_to_the_model(
     return replace(measured, same=trial.same(answers))
 
 
+def tolerance_of(request: Request) -> float:
+    """The largest relative difference that is allowed. Compiled as another program, sums of a wrapped module's low
+    precision are rounded at other places."""
+    return HALF_TOLERANCE if request.half else max(TOLERANCE, ROUNDINGS * request.rounding)
+
+
 def check_description(opened: Opened, name: str, request: Request) -> None:
     """ExportMismatchError unless what the file says of itself is what the model is."""
     model = request.model
@@ -155,9 +162,9 @@ class _Trial:
             return self.expected.features
         return rows_of(self.probes.data, self.opened.preprocess)
 
-    @property
+    @cached_property
     def tolerance(self) -> float:
-        return HALF_TOLERANCE if self.request.half else TOLERANCE
+        return tolerance_of(self.request)
 
     def batch(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
         """Run these samples at once: the largest relative difference, and the output that answers are read from.
