@@ -24,6 +24,8 @@ from cyclopts import (
 )
 
 from headstart.common.errors import HeadstartError, SettingError, UnknownNameError
+from headstart.common.log import LOG
+from headstart.common.text import printable
 
 MISTAKE = 2  # the exit code
 NEAR = 0.7
@@ -65,6 +67,10 @@ NONE_OR_ONE = (0, 1)
 """of the values of an option that means something without any"""
 TEXTS = frozenset({"--separator", "--image", "--label", "--split-column", "--group", "--weight-column", "--only"})
 """options whose value may be a hyphen: what stands between labels, names of columns and classes"""
+COMMAS = "omma-separated"
+"""in the help of options that take several values"""
+SEVERAL = frozenset({"--class-weights", "--pos-weight", "--lr-scale", "--augment"})
+"""options that take several values in other words"""
 NO_PATH = "- stands for no file here: /dev/stdout is the standard output, and ./- a file of that name"
 
 
@@ -92,9 +98,7 @@ def check_values(takers: Iterable[App], words: Sequence[str]) -> None:
     pairs = [pair for pair in pairwise(_before_the_rest(words)) if all(word.startswith("--") for word in pair)]
     if not pairs:  # as in nearly all; what options there are takes 0.06 s to find out
         return
-    arguments = [
-        argument for app in takers if app.default_command for argument in app.assemble_argument_collection()
-    ]
+    arguments = _options_of(takers)
     options = {name for argument in arguments for name in argument.names if name.startswith("--")}
     flags = {
         name
@@ -105,6 +109,32 @@ def check_values(takers: Iterable[App], words: Sequence[str]) -> None:
     for option, value in pairs:
         if option in options - flags and value in options:
             raise SettingError(f"{option} needs a value; {option}={value} if that is one")
+
+
+def warn_of_repeated(takers: Iterable[App], words: Sequence[str]) -> None:
+    """A warning for an option of several values that is given twice, with two values: the last counts, where other
+    programs take both (`--label cat --label dog`). `takers`: as of `check_values`."""
+    given: dict[str, list[str]] = {}
+    before = list(_before_the_rest(words))
+    for word, following in zip(before, [*before[1:], ""], strict=True):
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            given.setdefault(option, []).append(value if equals else following)
+    repeated = {option: values for option, values in given.items() if len(set(values)) > 1}
+    if not repeated:
+        return
+    for argument in _options_of(takers):
+        takes_several = argument.name in SEVERAL or COMMAS in (argument.parameter.help or "")
+        for option in repeated.keys() & set(argument.names):
+            if takes_several:
+                LOG.warning(
+                    "%s is given %s times, and the last counts: %s; several values have commas between them",
+                    option, len(given[option]), printable(given[option][-1]),
+                )  # fmt: skip
+
+
+def _options_of(takers: Iterable[App]) -> list[Argument]:
+    return [argument for app in takers if app.default_command for argument in app.assemble_argument_collection()]
 
 
 def _before_the_rest(words: Sequence[str]) -> Iterator[str]:

@@ -254,6 +254,20 @@ def test_a_mistake_is_told_in_one_line(mistake: str, tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+def test_an_option_of_several_values_that_is_given_twice_is_told() -> None:
+    """Of other programs `--label cat --label dog` is both; here the last counts, as of any option."""
+    said = "warning: {} is given 2 times, and the last counts: {}; several values have commas between them\n"
+    for line, option, last in (
+        ("fit --label cat --label=dog", "--label", "dog"),
+        ("sweep --lr 0.1 --lr 0.01", "--lr", "0.01"),
+        ("fit --class-weights cat=2 --class-weights dog=3", "--class-weights", "dog=3"),
+    ):
+        assert headstart(*line.split(), "--data", "nowhere").err.startswith(said.format(option, last))
+    for line in ("fit --epochs 1 --epochs 2", "fit --lr 0.1 --lr 0.01", "fit --label cat --label cat",
+                 "cache gc --data a --data b", "cache gc -- --data a --data b"):  # fmt: skip
+        assert "times" not in headstart(*line.split(), "--data", "nowhere").err
+
+
 @pytest.mark.parametrize("family", ["", *app.FAMILIES])
 def test_a_command_that_is_missing(family: str) -> None:
     result = headstart(*family.split())
