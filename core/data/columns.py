@@ -26,6 +26,7 @@ from headstart.data.label_texts import (
     refuse_paths,
     warn_of_commas,
     warn_of_points,
+    warn_of_spaces,
 )
 from headstart.data.labels import warn_of_missing
 from headstart.data.names import class_list, normal, shown, twins, warn_of_kin
@@ -167,10 +168,13 @@ def whole_of(value: Any) -> Any:
 
 def _mixed(values: Sequence[Any], column: str, are_numbers: Sequence[bool], place: Place) -> None:
     number, name = are_numbers.index(True), are_numbers.index(False)
+    parts = str(values[name]).split()
+    several = len(parts) > 1 and all(number_of(part) is not None for part in parts)
+    mend = ", or, if spaces stand between several labels, separator=' ' (--separator ' ')" * several
     raise DataError(
         f"the labels in column {column!r} mix numbers and names: {values[number]!r:.40} in {place(number)}, "
         f"{values[name]!r:.40} in {place(name)}; make them one "
-        "kind, or, if all are names, say task='single' (--task)"
+        f"kind, or, if all are names, say task='single' (--task){mend}"
     )
 
 
@@ -198,7 +202,10 @@ def _of_texts(
     if names is None and all(number is not None and number.is_integer() for number in numeric.values()):
         # 3.0, as a spreadsheet or a frame with gaps writes a 3; 1e3 stays the name that it is
         texts = [_without_point(text) for text in texts]
-    return _single(texts, column, task, names, place)
+    about = _single(texts, column, task, names, place)
+    if task is None and names is None:
+        warn_of_spaces(texts, column)
+    return about
 
 
 def number_of(text: str) -> float | None:

@@ -16,6 +16,8 @@ from headstart.data.annotations import MULTI
 from headstart.data.names import shown
 
 SEPARATORS = ";|"
+LENGTHS = 3
+"""how many lengths in words names have that are probably labels with spaces between them"""
 GROUPED, SHORT = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}"), re.compile(r"[+-]?\d{1,3}")
 """a number of four digits or more with a point between thousands, and one of fewer digits beside it"""
 WITH_POINT = (
@@ -44,7 +46,7 @@ def check_separator(separator: str, task: str | None, columns: int) -> None:
 def cut(texts: Sequence[str], separator: str | None, several: bool) -> list[list[str]] | None:
     """Texts as lists of labels; None where nothing says that they are such. `several`: somebody said that they
     are, with whatever separator."""
-    if separator is not None and not separator.strip():
+    if separator == "":
         raise SettingError(f"separator is {separator!r}; expected the characters between labels, such as ;")
     if separator is None and (lists := _written_lists(texts)) is not None:
         return lists
@@ -133,6 +135,24 @@ def warn_of_commas(texts: Sequence[str], column: str) -> None:
         warnings.warn(
             f"{shown(joined)} in column {column!r} is taken as the name of one class; if the comma stands between "
             "several labels, say separator=',' (--separator ,); if not, task='single' (--task)",
+            DataWarning,
+            stacklevel=6,
+        )
+
+
+def warn_of_spaces(texts: Sequence[str], column: str) -> None:
+    """DataWarning for names of one word, two, three and more, all of them made of few words: "haze primary" and
+    "clear primary water" beside "cloudy", each one class, which were probably meant as labels. Names of a kind and
+    a state, as "red apple", have one length; others have more words than there are names."""
+    distinct = dict.fromkeys(texts)
+    words = [text.split() for text in distinct]
+    if len({len(several) for several in words}) < LENGTHS:
+        return
+    if 2 * len(set().union(*words)) < len(distinct):
+        joined = next(text for text, several in zip(distinct, words, strict=True) if len(several) > 1)
+        warnings.warn(
+            f"{shown(joined)} in column {column!r} is taken as the name of one class; if spaces stand between "
+            "several labels, say separator=' ' (--separator ' '); if not, task='single' (--task)",
             DataWarning,
             stacklevel=6,
         )

@@ -389,7 +389,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a web page": ("<!DOCTYPE html>\n<html>\n", {}, "is a web page, and no table"),
     "a pointer": ("version https://git-lfs.github.com/spec/v1\n", {}, "git lfs pull"),
     "a spreadsheet": ("PK\x03\x04\0\0", {}, "a ZIP archive .*: export it as CSV"),
-    "no separator": (TWO, {"separator": " "}, "separator is ' '"),
+    "no separator": (TWO, {"separator": ""}, "separator is ''"),
     "a separator of one label": (TWO, {"separator": ";", "task": "single"}, "stands between several labels, of "
     "task 'multi'"),
     "a separator of columns": ("file,a,b\nant/ant0.png,1,0\n", {"label": ["a", "b"], "separator": ";"}, "with 2 "
@@ -597,6 +597,28 @@ def test_names_made_of_other_names_and_commas_are_said(root: Path) -> None:
     assert labels_of(root, ["Lyon, France", "Nice, France", "Rome, Italy"])[0] == "single"  # and nothing said
     assert labels_of(root, ["3,5", "4,1"], task="single")[1] == ("3,5", "4,1")
     assert labels_of(root, ["3,5", "4"], separator=",")[1] == ("3", "4", "5")
+
+
+@pytest.mark.neutral
+def test_labels_with_spaces_between_them(root: Path) -> None:
+    """As contests have them: names of fewer names are said, and read as labels where somebody says so."""
+    cells = ["clear", "haze", "road", "clear road", "haze road", "clear  haze road", "haze clear"]
+    hot = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1], [1, 1, 0]]
+    rows = "file;tags\n" + "".join(f"{file};{cell}\n" for file, cell in zip(files(), cells, strict=False))
+    with pytest.warns(
+        DataWarning, match=r"'clear road' in column 'tags' is taken as the name of one class; if spaces"
+    ):
+        assert hs.data.table(write(root / "t.csv", rows), label="tags").task == "single"
+    data = hs.data.table(root / "t.csv", label="tags", separator=" ")
+    assert (data.task, data.classes, data.labels.tolist()) == ("multi", ("clear", "haze", "road"), hot)
+    assert len(hs.data.table(root / "t.csv", label="tags", task="single").classes) == 7
+    with pytest.raises(DataError, match=r"mix numbers and names: '16' .* separator=' ' \(--separator ' '\)"):
+        labels_of(root, ["16", "16 0", "3"])
+    assert labels_of(root, ["16", "16 0", "3"], separator=" ")[1] == ("0", "16", "3")
+    for names in ([f"{colour} {fruit}" for colour in ("red", "green", "blue") for fruit in ("fig", "nut", "kiwi")],
+                  ["rose", "water lily", "hard-leaved pocket orchid"]):  # fmt: skip
+        rows = "file;label\n" + "".join(f"{file};{name}\n" for file, name in zip(files(), names, strict=False))
+        assert hs.data.table(write(root / "t.csv", rows)).task == "single"  # a warning here fails the test
 
 
 @pytest.mark.neutral
