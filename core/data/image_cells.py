@@ -24,6 +24,11 @@ from headstart.data.names import normal
 from headstart.data.place import FILE, REMOTE, absolute, is_remote, joined, name_of, place_of
 
 SHOWN = 3
+LONGEST = 255
+"""bytes that file systems take for a name"""
+MOST_CHARACTERS = 120  # of a name in a message
+ENCODED = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
+"""how the bytes of PNG, JPEG, GIF and WebP begin in base64, and what stands before such in web pages"""
 ALIKE: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("leave out the spaces around names", str.strip),
     (
@@ -148,7 +153,7 @@ def files_there(
     if not missing:
         return list(range(len(files))), []
     if on_error == "raise" or len(missing) == len(files):
-        first = "; ".join(f"{files[i]} ({place(i)})" for i in missing[:SHOWN])
+        first = "; ".join(f"{_shortened(files[i])} ({place(i)})" for i in missing[:SHOWN])
         skip = f", or leave them out: {SKIP}" if len(missing) < len(files) else ""
         raise DataError(
             f"{len(missing):,} of the {len(files):,} files that {frame.name} names "
@@ -159,6 +164,10 @@ def files_there(
     return [i for i in range(len(files)) if i not in gone], [
         Unread(files[i], f"is not there ({place(i)} of {frame.name})") for i in missing
     ]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MOST_CHARACTERS else f"{name[:MOST_CHARACTERS]}..."
 
 
 def _written_otherwise(path: str) -> str | None:
@@ -189,6 +198,13 @@ def _there_alike(path: str, alike: Callable[[str], str]) -> str | None:
 
 def _hint(path: str, places: Files, root: str) -> str:
     """What may be wrong with the name of a file that is not there."""
+    if path.removeprefix(joined(root, "x")[:-1]).startswith(ENCODED):
+        return (
+            "The cells hold images themselves, as text in base64: make bytes of them, base64.b64decode(cell), and "
+            "take a frame or a Parquet file of these"
+        )
+    if any(len(os.fsencode(part)) > LONGEST - max(map(len, SUFFIXES)) for part in Path(path).parts):
+        return "No file has a name as long as that: name the column of files, image= (--image)"
     there = places.of(path)
     for suffix in SUFFIXES:
         if there.is_file(path + suffix):

@@ -18,7 +18,11 @@ from headstart.data.names import class_list, normal, normal_all, twins, warn_of_
 from headstart.data.rows import ordered, unmasked
 
 NO_CLASS = "-1"
-MISSING = ("nan", "NaN", "None", "<NA>", "NaT", "NA", "N/A", "n/a", "#N/A", "NULL", "null")
+MISSING = (
+    *("nan", "NaN", "-nan", "None", "<NA>", "NaT", "NA", "N/A", "n/a", "NULL", "null", "(null)", "[NULL]", "\\N"),
+    *("#N/A", "#NA", "#NV", "#REF!", "#BEZUG!", "#VALUE!", "#WERT!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!"),
+)
+"""what programs, databases and spreadsheets write where there is no value, or no one that can be computed"""
 UNSEEN = 1000
 """classes that there may be without a sample; with many samples, ten times as many as those"""
 SHOWN = 5

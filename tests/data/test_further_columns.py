@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +85,27 @@ def test_a_column_that_tells_training_from_other_rows_and_is_not_taken_is_said(f
     for values in (["left", "right"] * 3, ["train"] * N, ["1", "2"] * 3):
         assert "not taken" not in opened(files, {"part": values}).notes[0]
     assert "not taken" not in opened(files, {"part": parts, "split": parts}).notes[0], "another one says it"
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize("name", ["#REF!", "#WERT!", "(null)", "\\N"])
+def test_a_label_that_is_called_as_a_missing_one_is_told(files: list[str], name: str) -> None:
+    """By whatever wrote it: a database, or a spreadsheet whose formula fails."""
+    with pytest.warns(
+        DataWarning, match=f"a class is called {re.escape(repr(name))}, which is what a missing label"
+    ):
+        assert opened(files, {"label": ["ant", name] * 3}).classes == tuple(sorted(["ant", name]))
+    with pytest.raises(DataError, match="1 of 6 rows have no label in 'label'"):
+        opened(files, {"label": ["1.5", "2.5", "3.5", "1.5", "2.5", name]})
+
+
+@pytest.mark.neutral
+def test_images_as_text_in_base64_are_no_names(files: list[str]) -> None:
+    """They ended in an operating system's error, with all of them in it."""
+    texts = [base64.b64encode(bytes(Path(file).read_bytes()) * 50).decode() for file in files]
+    for before in ("", "data:image/png;base64,"):
+        with pytest.raises(DataError, match=r"as text in base64: make bytes of them, base64\.b64decode") as said:
+            hs.data.table({"image": [before + text for text in texts], "label": ["ant", "bee"] * 3})
+        assert len(str(said.value)) < 1000
+    with pytest.raises(DataError, match=r"\.\.\. \(row 1\); .* No file has a name as long as that"):
+        hs.data.table({"image": ["a caption " * 100] * 6, "label": ["ant", "bee"] * 3})
