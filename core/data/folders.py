@@ -21,6 +21,7 @@ from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import sound
 from headstart.data.file_system import BROKEN, FOLDER, Folder
 from headstart.data.formats import SUFFIXES
+from headstart.data.labels import warn_of_missing
 from headstart.data.layouts import (
     listed,
     no_class_hint,
@@ -89,6 +90,7 @@ def folder(
     folders = {name: top for name, top in folders.items() if walker.was_read(top)}
     if asked is None:
         _two_classes(root, list(folders), walker.left_out)
+        warn_of_missing(folders)
         refuse_layout_below(root, {name: walker.below(top) for name, top in folders.items()})
     names = list(folders) if asked is None else list(asked)
     paths: list[str] = []

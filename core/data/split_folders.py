@@ -15,6 +15,7 @@ import numpy as np
 from headstart.common.errors import DataError
 from headstart.data.annotations import PARTS
 from headstart.data.file_system import Folder
+from headstart.data.labels import warn_of_missing
 from headstart.data.layouts import layout_in, refuse_layout, role_of
 from headstart.data.left_out import Skipped
 from headstart.data.names import shown, spelt_twice, twins, warn_of_kin
@@ -77,6 +78,7 @@ def sort_files(
         )
     if asked is None:
         warn_of_kin(every)
+        warn_of_missing(every)
     classes = every if asked is None else list(asked)
     number = {name: k for k, name in enumerate(classes)}
     paths, labels, parts = [], [], []

@@ -364,6 +364,16 @@ def test_names_that_differ_in_capitals_are_told(tmp_path: Path, folders: tuple[s
         assert data.folder(tmp_path).classes == ("Cat", "cat", "dog")
 
 
+@pytest.mark.parametrize("folders", [(".",), ("train", "val")], ids=["classes", "parts"])
+def test_a_folder_that_is_called_as_a_missing_label_is_told(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    """As a script makes one of a table with gaps, for which tables were told."""
+    for folder in folders:
+        classes(tmp_path / folder, "cat", "dog", "nan")
+    with pytest.warns(DataWarning, match="a class is called 'nan', which is what a missing label becomes as text"):
+        assert data.folder(tmp_path).classes == ("cat", "dog", "nan")
+    data.folder(tmp_path, classes=["cat", "dog", "nan"])  # a warning here fails the test
+
+
 # classes= ---------------------------------------------------------------------------------------------------
 
 
