@@ -6,6 +6,7 @@ Invariant: a file that is not there is said with its row, before anything is com
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from headstart.data.place import FILE, REMOTE, absolute, is_remote, joined, name
 SHOWN = 3
 LONGEST = 255
 """bytes that file systems take for a name"""
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+"""how whole paths of Windows begin"""
 MOST_CHARACTERS = 120  # of a name in a message
 ENCODED = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
 """how the bytes of PNG, JPEG, GIF and WebP begin in base64, and what stands before such in web pages"""
@@ -215,6 +218,12 @@ def _hint(path: str, places: Files, root: str) -> str:
         return other
     if URL.match(path.removeprefix(joined(root, "x")[:-1])) and not is_remote(path):
         return "They are addresses that are not read here: download them"
+    name = path.removeprefix(joined(root, "x")[:-1])
+    if DRIVE.match(name) or (name == path and path.startswith("/")):
+        return (
+            "They are whole paths, perhaps of another machine, for which root= (--root) changes nothing: write "
+            "them relative to the folder of the images"
+        )
     if is_remote(path):
         return f"Names are relative to {root}, or URLs: root= (--root) says where they are"
     return f"Names are relative to {Path(root).absolute()}: root= (--root) says where they are"

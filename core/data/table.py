@@ -279,8 +279,11 @@ def _is_called(name: str, names: str) -> bool:
 
 
 def _says_parts(values: Column) -> bool:
-    """Whether a column that nobody named says train, val and test; else it is about something else."""
-    return any(role_of(text.strip()) in PARTS for text in {value for value in values if isinstance(value, str)})
+    """Whether a column that nobody named says train, val and test; else it is about something else, as one of
+    "test" and "control" is."""
+    said = {role_of(text.strip()) for text in {value for value in values if isinstance(value, str)}}
+    parts = said & set(PARTS)
+    return PARTS[0] in parts or len(parts) > 1 or (bool(said) and parts == said)
 
 
 def _tells_training(values: Column) -> bool:

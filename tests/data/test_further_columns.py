@@ -109,3 +109,29 @@ def test_images_as_text_in_base64_are_no_names(files: list[str]) -> None:
         assert len(str(said.value)) < 1000
     with pytest.raises(DataError, match=r"\.\.\. \(row 1\); .* No file has a name as long as that"):
         hs.data.table({"image": ["a caption " * 100] * 6, "label": ["ant", "bee"] * 3})
+
+
+@pytest.mark.neutral
+def test_whole_paths_that_are_not_here_are_told_as_such(files: list[str], tmp_path: Path) -> None:
+    """root= was advised, which changes nothing about them."""
+    labels = ["ant", "bee"] * 3
+    for before in ("/data/upload/1/", r"C:\Users\me\\"[:-1], "D:/photos/"):
+        for arguments in ({}, {"root": tmp_path}):
+            with pytest.raises(
+                DataError, match=r"whole paths, .* write them relative to the folder of the images"
+            ):
+                hs.data.table({"file": [before + file for file in files], "label": labels}, **arguments)
+    for names in (["x/" + file for file in files], ["a:b.png"] * 6):
+        with pytest.raises(DataError, match=r"Names are relative to .* root= \(--root\) says where they are"):
+            hs.data.table({"file": names, "label": labels}, root=tmp_path)
+
+
+@pytest.mark.neutral
+def test_a_column_called_set_that_is_about_something_else_is_not_the_split(files: list[str]) -> None:
+    """The set of an experiment is "test" or "control", for which the table was an error."""
+    data = opened(files, {"set": ["test", "control"] * 3})
+    assert not data.parts and "'set' is not taken as split: it does not say train" in data.notes[0]
+    assert list(opened(files, {"set": ["val", "test"] * 3}).parts) == ["val", "test"]
+    for parts in (["train", "control"], ["val", "test", "tarin"]):
+        with pytest.raises(DataError, match=r"the part of row [23] in column 'set' is '(control|tarin)'"):
+            opened(files, {"set": (parts * 3)[:6]})
