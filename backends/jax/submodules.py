@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -47,7 +46,6 @@ from headstart.models.endings import is_projection
 from headstart.models.several import TOKENS, Entry, arrays, at_end, by_name, dotted, entry_in, is_class_token
 from headstart.models.structure import Structure
 
-INPUT, OUTPUT = "input", "output"
 Calls = list[tuple[str, Any, Any]]
 
 
@@ -211,9 +209,8 @@ def place_of(cut: str, module: nnx.Module, by_name: bool, example: Any) -> tuple
 
 def _no_such(cut: str, submodules: Mapping[str, Any]) -> CutError:
     """That there is no such place, with those that are near."""
-    taken = {name: (before,) for before, name in itertools.pairwise((INPUT, *submodules, OUTPUT))}
     try:
-        Paths({INPUT: (), **taken}, OUTPUT).check(cut)
+        Paths.in_a_row([*submodules]).check(cut)
     except CutError as error:
         return error
     return CutError(f"cut={cut!r}: nothing can be called there")

@@ -39,7 +39,6 @@ from headstart.backends.jax.parts import (
 )
 from headstart.backends.jax.rest import with_rest
 from headstart.backends.jax.submodules import (
-    INPUT,
     called,
     put,
     takes_names,
@@ -52,7 +51,7 @@ from headstart.backends.jax.traced import compilable
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import END, Witnessed, Wrapping, WrapRequest
 from headstart.graph import NativePart
-from headstart.graph.cuts import Paths
+from headstart.graph.cuts import INPUT, Paths
 from headstart.models.feature_layout import last_only
 
 BETWEEN = "between the functions"

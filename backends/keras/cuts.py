@@ -5,7 +5,7 @@ Invariant: a name means the same call in a model and in its copies.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,42 +17,37 @@ from headstart.backends.keras.copying import calls, functional, is_functional, s
 from headstart.backends.keras.nested import SEPARATOR, has_models
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import END, WrapRequest
-from headstart.graph.cuts import Paths
+from headstart.graph.cuts import Paths, distinct_names, ends_beside
 from headstart.models.several import Entry, arrays, dotted, entry_in
 
-INPUT, OUTPUT = "input", "output"
 CHANNELS_FIRST = "channels_first"
 # what may leave a shape as it is and turn its axes round
 TURNING = ("Permute", "Transpose", "Moveaxis", "Swapaxes", "Reshape")
 
 
-def numbered(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """With a number behind a name that comes again."""
-    taken: set[str] = set()
-    for name, call in named:
-        count = 0
-        while (called := f"{name}_{count}" if count else name) in taken:
-            count += 1
-        taken.add(called)
-        yield called, call
+def numbered(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Calls by their names, with a number behind one that comes again."""
+    names, found = zip(*named, strict=True)
+    return dict(zip(distinct_names(names), found, strict=True))
 
 
 def nodes_of(model: keras.Model, shown: Mapping[str, str] = {}) -> dict[str, Any]:
     """The calls of layers and operations in order, by the layer's name, or as `shown` has it."""
-    return dict(numbered((shown.get(node.operation.name, node.operation.name), node) for node in calls(model)))
+    return numbered((shown.get(node.operation.name, node.operation.name), node) for node in calls(model))
 
 
 def paths_of(model: keras.Model, nodes: Mapping[str, Any]) -> Paths:
-    names = {id(node): INPUT if node.is_input else name for name, node in nodes.items()}
-    taken: dict[str, tuple[str, ...]] = {INPUT: ()}
+    first, last = ends_beside([name for name, node in nodes.items() if not node.is_input])
+    names = {id(node): first if node.is_input else name for name, node in nodes.items()}
+    taken: dict[str, tuple[str, ...]] = {first: ()}
     for name, node in nodes.items():
         if not node.is_input:
             taken[name] = tuple(dict.fromkeys(names[id(parent)] for parent in node.parent_nodes))
     made = {id(tensor): name for name, node in nodes.items() for tensor in node.outputs}
     ends = tuple(dict.fromkeys(made[id(tensor)] for tensor in model.outputs))
     if len(ends) > 1:
-        taken[OUTPUT] = ends
-    return Paths(taken, ends[0] if len(ends) == 1 else OUTPUT, _short(taken))
+        taken[last] = ends
+    return Paths(taken, ends[0] if len(ends) == 1 else last, _short(taken))
 
 
 def _short(taken: Mapping[str, Any]) -> dict[str, str]:
@@ -105,10 +100,10 @@ def chosen(model: keras.Model, nodes: Mapping[str, Any], paths: Paths, request: 
     name, entry_name = resolved(model, nodes, paths, request.cut)
     if request.rest:
         name = paths.check(name if entry_name else request.cut)
-    elif name == OUTPUT:
+    elif name == paths.output and name not in nodes:
         return at_end(model, nodes, samples)
     # What stands behind it or beside it is thrown away, so it need not be on every path.
-    elif name == INPUT:
+    elif name == paths.input:
         paths.check(name)
     return tensor_of(model, nodes, name, entry_name, samples)
 

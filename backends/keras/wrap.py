@@ -233,7 +233,7 @@ def _given(native: keras.Model, cut: Cut | Joined | None, rows: list[Any]) -> Wi
     nodes = nodes_of(whole)
 
     def given(part: Cut) -> np.ndarray:
-        chain = (nodes[part.node],) if part.node in nodes else dict(numbered(inner_calls(whole)))[part.node]
+        chain = (nodes[part.node],) if part.node in nodes else numbered(inner_calls(whole))[part.node]
         return run_to(whole, chain, part.index, rows)
 
     value = given(cut) if isinstance(cut, Cut) else side_by_side([given(part) for part in cut.parts])

@@ -6,7 +6,6 @@ Invariant: what runs until the stop is the module's own code, with its hooks; wh
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from headstart.backends.torch.classifier import is_linear
 from headstart.backends.torch.ending import tensors
 from headstart.backends.torch.reading import joined
 from headstart.backends.torch.steps import ranks_places, ranks_rows
-from headstart.backends.torch.trace import INPUT, OUTPUT, Call, Part, sharing
+from headstart.backends.torch.trace import Call, Part, sharing
 from headstart.common.errors import CutError, SettingError
 from headstart.graph.cuts import Paths, listed
 from headstart.models.endings import ENDINGS, is_projection, is_shared_out
@@ -156,8 +155,7 @@ def check_called(cut: str, run: Run, kind: str) -> None:
 
 def no_such_cut(cut: str, run: Run) -> None:
     """Raise CutError for a name that is none, with near ones."""
-    chain = {name: (before,) for before, name in itertools.pairwise((INPUT, *run.ran, OUTPUT))}
-    Paths({INPUT: (), **chain}, OUTPUT).check(cut)
+    Paths.in_a_row(run.ran).check(cut)
 
 
 def stop(source: nn.Module, call: Call, example: Any, cut: str, run: Run) -> None:

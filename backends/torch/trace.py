@@ -26,10 +26,8 @@ from torch.utils import _pytree as pytree
 from headstart.backends.doors.torch import AUTOCAST
 from headstart.backends.torch.chance import drawn, undrawn
 from headstart.common.errors import CutError
-from headstart.graph.cuts import Paths
+from headstart.graph.cuts import Paths, distinct_names, ends_beside
 from headstart.models.several import by_name
-
-INPUT, OUTPUT = "input", "output"
 
 
 def sharing(module: nn.Module, buffers: bool = True) -> nn.Module:
@@ -286,7 +284,6 @@ class Traced:
         """Every node that depends on the input, with a name: of the submodule, or of the operation in it, and a
         number from its second occurrence on."""
         names: dict[fx.Node, str] = {}
-        taken: dict[str, int] = {}
         for node in self.graph.nodes:
             if node.op in ("placeholder", "output"):
                 continue
@@ -298,21 +295,24 @@ class Traced:
             else:
                 what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "call")
                 name = f"{path}.{what.strip('_')}" if path else what.strip("_")
-            count = taken[name] = taken.get(name, -1) + 1
-            names[node] = f"{name}_{count}" if count else name
-        return names
+            names[node] = name
+        return dict(zip(names, distinct_names([*names.values()]), strict=True))
 
     @property
     def paths(self) -> Paths:
         """For the question where it may be cut."""
-        taken = {INPUT: ()} | {name: self._taken(node) for node, name in self.names.items()}
-        given = self._taken(self.output)
-        output = given[0] if self.result is not None else OUTPUT
-        if output == OUTPUT:
-            taken[OUTPUT] = given
+        first, last = ends_beside(self.names.values())
+        taken = {first: ()} | {name: self._taken(node, first) for node, name in self.names.items()}
+        given = self._taken(self.output, first)
+        if self.result is None:
+            taken[last] = given
         aliases = {node.name: name for node, name in self.names.items()}
         aliases |= {path: self.names[node] for path, node in self.tracer.results.items() if node in self.names}
-        return Paths(taken, output, {alias: name for alias, name in aliases.items() if alias not in taken})
+        return Paths(
+            taken,
+            last if self.result is None else given[0],
+            {alias: name for alias, name in aliases.items() if alias not in taken},
+        )
 
     def place(self, cut: str) -> Place | None:
         """Where the value of a cut can be looked at in the module itself; None for an operation in between."""
@@ -323,8 +323,9 @@ class Traced:
         paths = [path for path, result in self.tracer.results.items() if result is node]
         return Place(paths[0], -1) if paths else None
 
-    def _taken(self, node: fx.Node) -> tuple[str, ...]:
-        found = [INPUT if n in self.inputs else self.names.get(n) for n in node.all_input_nodes]
+    def _taken(self, node: fx.Node, first: str) -> tuple[str, ...]:
+        """The names of what a node takes. `first`: what the input is called."""
+        found = [first if n in self.inputs else self.names.get(n) for n in node.all_input_nodes]
         return tuple(dict.fromkeys(name for name in found if name is not None))
 
     def add(self, name: str, function: Callable[..., Any], nodes: Sequence[fx.Node], *arguments: Any) -> None:

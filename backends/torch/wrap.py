@@ -41,7 +41,7 @@ from headstart.backends.torch.parts import Shown, copied, params_of, part_of
 from headstart.backends.torch.shapes import found_by, sparing
 from headstart.backends.torch.stopped import ByName
 from headstart.backends.torch.telling import describe, told
-from headstart.backends.torch.trace import OUTPUT, Activation, Call, Part, Place, Traced, sharing
+from headstart.backends.torch.trace import Activation, Call, Part, Place, Traced, sharing
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import BEFORE, END, Wrapping, WrapRequest
 from headstart.data import Preprocess
@@ -155,7 +155,7 @@ def _at(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | No
             node = None
         if node == paths.input:
             paths.check(cut)
-        if node is not None and (request.rest or node != OUTPUT):
+        if node is not None and (request.rest or node in traced.nodes):
             return _split(request, source, call, traced, reading.Place(paths.check(cut) if request.rest else node))
     run = stopped.watched(source, call, request.example, None)
     at = stopped.path_of(cut, source)

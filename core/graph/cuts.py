@@ -7,15 +7,17 @@ Invariant: a legal cut is a node that every path from the input to the output pa
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 from headstart.common.errors import CutError
 from headstart.common.text import first_few
 
 LOGITS = "logits"
 LISTED = 60
+INPUT, OUTPUT = "input", "output"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,13 @@ class Paths:
     output: str
     aliases: Mapping[str, str] = field(default_factory=dict)
     """further names -> the nodes they mean"""
+
+    @classmethod
+    def in_a_row(cls, names: Sequence[str]) -> Paths:
+        """Of what runs one after the other, between an input and an output."""
+        first, last = ends_beside(names)
+        row = (first, *names, last)
+        return cls({first: (), **{name: (before,) for before, name in pairwise(row)}}, last)
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -88,6 +97,27 @@ class Paths:
         if node == self.input:
             raise CutError(f"a cut at the input {name!r} leaves no trunk to run; the first cut is {legal[0]!r}")
         raise in_a_branch(name, [*self.inputs], legal, node)
+
+
+def ends_beside(names: Collection[str]) -> tuple[str, str]:
+    """What the input and the output are called beside nodes of these names: people call layers so, too."""
+    first, last = (f"its {end}" if end in names else end for end in (INPUT, OUTPUT))
+    return first, last
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Names for as many nodes, no two of them the same: one that comes again has the number of its time behind it,
+    or the next that no other node's name has. So a name means the first node that has it, whatever is numbered."""
+    own, taken, times = {*names}, set[str](), dict[str, int]()
+    distinct = []
+    for name in names:
+        number, called = times.get(name, 0), name
+        while number and (called := f"{name}_{number}") in own | taken:
+            number += 1
+        times[name] = number + 1
+        taken.add(called)
+        distinct.append(called)
+    return distinct
 
 
 BOTH_SIDES = (
