@@ -23,6 +23,9 @@ from headstart.data import cifar, decode
 
 pytestmark = pytest.mark.neutral
 
+NAMED_NONE = pytest.mark.filterwarnings("ignore:a class is called 'None', which is what a missing label becomes")
+"""of the odd names one is, and that is said"""
+
 
 def test_hostile_archives(tmp_path: Path) -> None:
     found = campaign("hostile_archives", tmp_path, mebibytes=4)
@@ -104,6 +107,7 @@ def test_an_unpacked_batch_of_any_size_is_refused_unread(tmp_path: Path) -> None
 # ----------------------------------------------------------------------------------------------------- odd names
 
 
+@NAMED_NONE
 def test_folders_and_files_of_any_name(tmp_path: Path) -> None:
     made = odd_folder(tmp_path / "photos")
     assert len(made) > 50, "the file system takes hardly any of these names"
@@ -121,6 +125,7 @@ def test_folders_and_files_of_any_name(tmp_path: Path) -> None:
     assert tree(tmp_path, but=tmp_path) == before
 
 
+@NAMED_NONE
 @pytest.mark.slow("keras", "jax")  # core handles files
 @pytest.mark.each
 def test_odd_names_through_a_run_and_the_command_line(
