@@ -94,6 +94,7 @@ def write(program: Program, path: Path, texts: Mapping[str, str]) -> None:
     except Exception as error:  # torch's exporter raises of all kinds
         raise ExportError(
             f"torch.export cannot write this model ({raised_text(error)}); "
-            "expected a module without Python's own branches on values, or another format"
+            "expected a module that computes any number of samples (x.shape[0], not len(x)) without Python's own "
+            "branches on values, of arrays whose names Python allows for arguments; or another format"
         ) from error
     pt2.save(exported, str(path), texts)

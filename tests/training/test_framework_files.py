@@ -323,6 +323,34 @@ def test_what_torch_cannot_write(tmp_path: Path) -> None:
 
 
 @pytest.mark.of("torch")
+def test_torch_writes_what_is_for_any_number_of_samples(tmp_path: Path) -> None:
+    """`len` of a batch is the example's, and an argument has a name that Python allows; both are said."""
+    import torch
+
+    class Counting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x).reshape(len(x), -1)
+
+    class Naming(Counting):
+        def forward(self, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self.fc(rows["the rows"])
+
+    x = np.random.default_rng(0).standard_normal((9, 6)).astype(np.float32)
+    for module, rows, said in (
+        (Counting(), x, r"x\.shape\[0\], not len\(x\)"),
+        (Naming(), {"the rows": x}, r"'the rows'.*arrays whose names Python allows"),
+    ):
+        model = hs.wrap(module, cut="its end", head="linear", classes=3, example=rows)
+        with pytest.raises(ExportError, match=said):
+            hs.export(model, tmp_path / "out.pt2", rows, device="cpu")
+        assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.of("torch")
 @pytest.mark.usefixtures("here")
 def test_a_module_that_is_stopped_at_its_cut(tmp_path: Path) -> None:
     """As torch.fx cannot trace it: it leaves a submodule that is running, in the exporter too."""
