@@ -67,7 +67,7 @@ NONE_OR_ONE = (0, 1)
 """of the values of an option that means something without any"""
 TEXTS = frozenset({"--separator", "--image", "--label", "--split-column", "--group", "--weight-column", "--only"})
 """options whose value may be a hyphen: what stands between labels, names of columns and classes"""
-COMMAS = "omma-separated"
+COMMAS = "comma-separated"
 """in the help of options that take several values"""
 SEVERAL = frozenset({"--class-weights", "--pos-weight", "--lr-scale", "--augment"})
 """options that take several values in other words"""
@@ -124,7 +124,7 @@ def warn_of_repeated(takers: Iterable[App], words: Sequence[str]) -> None:
     if not repeated:
         return
     for argument in _options_of(takers):
-        takes_several = argument.name in SEVERAL or COMMAS in (argument.parameter.help or "")
+        takes_several = argument.name in SEVERAL or COMMAS in (argument.parameter.help or "").lower()
         for option in repeated.keys() & set(argument.names):
             if takes_several:
                 LOG.warning(
