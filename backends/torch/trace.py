@@ -282,21 +282,25 @@ class Traced:
 
     def _named(self) -> dict[fx.Node, str]:
         """Every node that depends on the input, with a name: of the submodule, or of the operation in it, and a
-        number from its second occurrence on."""
-        names: dict[fx.Node, str] = {}
+        number from its second occurrence on. What a submodule is called means the submodule, also beside an
+        operation of that name."""
+        found: dict[fx.Node, str] = {}
         for node in self.graph.nodes:
             if node.op in ("placeholder", "output"):
                 continue
-            if not any(given in names or given in self.inputs for given in node.all_input_nodes):
-                continue
-            path = self.tracer.made_in[node]
-            if node.op == "call_module":
-                name = str(node.target)
-            else:
-                what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "call")
-                name = f"{path}.{what.strip('_')}" if path else what.strip("_")
-            names[node] = name
-        return dict(zip(names, distinct_names([*names.values()]), strict=True))
+            if any(given in found or given in self.inputs for given in node.all_input_nodes):
+                found[node] = str(node.target) if node.op == "call_module" else self._called(node)
+        order = sorted(found, key=lambda node: node.op != "call_module")
+        whole = {str(node.target) for node in order if node.op == "call_module"}
+        names = distinct_names([found[node] for node in order], self.tracer.results.keys() - whole)
+        named = dict(zip(order, names, strict=True))
+        return {node: named[node] for node in found}
+
+    def _called(self, node: fx.Node) -> str:
+        """A name for an operation: of the submodule that it was done in, and its own."""
+        path = self.tracer.made_in[node]
+        what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "call")
+        return f"{path}.{what.strip('_')}" if path else what.strip("_")
 
     @property
     def paths(self) -> Paths:

@@ -105,10 +105,11 @@ def ends_beside(names: Collection[str]) -> tuple[str, str]:
     return first, last
 
 
-def distinct_names(names: Sequence[str]) -> list[str]:
+def distinct_names(names: Sequence[str], others: Collection[str] = ()) -> list[str]:
     """Names for as many nodes, no two of them the same: one that comes again has the number of its time behind it,
-    or the next that no other node's name has. So a name means the first node that has it, whatever is numbered."""
-    own, taken, times = {*names}, set[str](), dict[str, int]()
+    or the next that no other node's name has. So a name means the first node that has it, whatever is numbered.
+    `others`: names that mean something else."""
+    own, taken, times = {*names, *others}, set[str](), dict.fromkeys(others, 1)
     distinct = []
     for name in names:
         number, called = times.get(name, 0), name

@@ -140,6 +140,33 @@ def test_of_a_module_that_cannot_be_traced(cut: str) -> None:
 
 
 @pytest.mark.of("torch")
+@pytest.mark.parametrize("leaf", [True, False])
+def test_a_part_that_is_called_as_an_operation_is(leaf: bool) -> None:
+    """The operation comes first. `leaf`: the part is one of torch's own layers; else it is traced through."""
+    import torch
+
+    class Own(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x.sin() + 1
+
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.tanh, self.fc = torch.nn.Linear(3, 5), Own(), torch.nn.Linear(5, 2)
+            if leaf:
+                self.tanh = torch.nn.Sigmoid()
+
+        def forward(self, x: Any) -> Any:
+            return self.fc(self.tanh(torch.tanh(self.body(x))))
+
+    module = Named().eval()
+    first = torch.tanh(module.body(torch.from_numpy(X))).detach()
+    for cut, expected in {"tanh": module.tanh(first), "tanh_1": first}.items():
+        model = hs.wrap(module, cut, example=X, head="linear", classes=3)
+        assert relative_error(hs.forward(model, X, ["trunk"])["trunk"], expected.numpy()) < 1e-5
+
+
+@pytest.mark.of("torch")
 def test_several_ends_beside_a_layer_that_is_called_output_torch() -> None:
     import torch
 
@@ -182,6 +209,7 @@ def test_no_name_comes_twice() -> None:
     names = ["step", "step", "step_1", "step", "step_1", "step_2"]
     assert distinct_names(names) == ["step", "step_3", "step_1", "step_4", "step_1_1", "step_2"]
     assert distinct_names(["step", "step", "step"]) == ["step", "step_1", "step_2"]
+    assert distinct_names(["step", "step"], {"step", "step_2"}) == ["step_1", "step_3"]
     paths = Paths.in_a_row(["input", "between", "output"])
     assert paths.cuts == ("input", "between", "output")
     assert (paths.input, paths.output) == ("its input", "its output")
