@@ -109,14 +109,14 @@ def distinct_names(names: Sequence[str], others: Collection[str] = ()) -> list[s
     """Names for as many nodes, no two of them the same: one that comes again has the number of its time behind it,
     or the next that no other node's name has. So a name means the first node that has it, whatever is numbered.
     `others`: names that mean something else."""
-    own, taken, times = {*names, *others}, set[str](), dict.fromkeys(others, 1)
+    used, times = {*names, *others}, dict.fromkeys(others, 1)
     distinct = []
     for name in names:
         number, called = times.get(name, 0), name
-        while number and (called := f"{name}_{number}") in own | taken:
+        while number and (called := f"{name}_{number}") in used:
             number += 1
         times[name] = number + 1
-        taken.add(called)
+        used.add(called)
         distinct.append(called)
     return distinct
 
