@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from headstart.backends.torch.trace import ENDINGS, RESHAPING, Traced, attribute
+from headstart.backends.torch.trace import ENDINGS, RESHAPING, Traced, attribute, function_name
 from headstart.models import endings
 from headstart.models.endings import Layer, classifiers_among, is_projection, is_ranking, may_precede
 from headstart.models.several import main
@@ -169,7 +169,7 @@ class _Walk:
         elif node.op not in ("call_function", "call_method"):
             return False
         else:
-            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+            name = function_name(node)
             name = name.strip("_")
             if name in (("sub",) if behind.summed else PRODUCTS) and (weights := self._matrices(node)):
                 self.found[node] = self._read(node, -1 if name == "linear" else None)

@@ -82,31 +82,11 @@ ENDINGS: Mapping[str, str] = {
     **dict.fromkeys(("LogSoftmax", "log_softmax", "special_log_softmax"), LOG_SOFTMAX),
     **dict.fromkeys(("Sigmoid", "sigmoid", "sigmoid_", "special_expit", "expit"), SIGMOID),
 }
-RESHAPING = frozenset(
-    [
-        "Flatten",
-        "Unflatten",
-        "Identity",
-        "Dropout",
-        "flatten",
-        "squeeze",
-        "squeeze_",
-        "reshape",
-        "view",
-        "view_as",
-        "reshape_as",
-        "contiguous",
-        "float",
-        "to",
-        "getitem",
-        "dropout",
-        "double",
-        "type",
-        "type_as",
-        "clone",
-        "detach",
-    ]
-)
+RESHAPING = frozenset((
+    "Flatten", "Unflatten", "Identity", "Dropout", "flatten", "squeeze", "squeeze_", "reshape",
+    "view", "view_as", "reshape_as", "contiguous", "float", "to", "getitem", "dropout", "double",
+    "type", "type_as", "clone", "detach",
+))  # fmt: skip
 
 TRACED = "headstart_traced"
 
@@ -216,6 +196,11 @@ def _line() -> tuple[str, int]:
     return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
 
+def function_name(node: fx.Node) -> str:
+    """Of the method or function that a node calls; "" for what has no name."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
 class Traced:
     """A traced module: its graph, and names for what is in it."""
 
@@ -299,8 +284,8 @@ class Traced:
     def _called(self, node: fx.Node) -> str:
         """A name for an operation: of the submodule that it was done in, and its own."""
         path = self.tracer.made_in[node]
-        what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "call")
-        return f"{path}.{what.strip('_')}" if path else what.strip("_")
+        what = (function_name(node) or "call").strip("_")
+        return f"{path}.{what}" if path else what
 
     @property
     def paths(self) -> Paths:
@@ -358,7 +343,7 @@ class Traced:
             module = self.tracer.root.get_submodule(str(node.target))
             own = type(module).__module__.startswith("torch.nn.modules")
             return type(module).__name__ if own and not _is_changed(module) else ""
-        return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        return function_name(node)
 
     def slice(self, start: fx.Node | None, stop: fx.Node, activation: Activation | None = None) -> fx.Graph:
         """What computes `stop`, from the inputs or from `start`; without `activation`, where there is one."""
@@ -401,7 +386,7 @@ class Traced:
             return bool(getattr(self.tracer.root.get_submodule(str(node.target)), "inplace", False))
         if node.op not in ("call_method", "call_function"):
             return False
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        name = function_name(node)
         in_place = name.endswith("_") and not name.endswith("__")
         return in_place or node.target in IN_PLACE or node.kwargs.get("inplace") is True
 

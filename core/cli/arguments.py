@@ -124,13 +124,13 @@ def warn_of_repeated(takers: Iterable[App], words: Sequence[str]) -> None:
     if not repeated:
         return
     for argument in _options_of(takers):
-        takes_several = argument.name in SEVERAL or COMMAS in (argument.parameter.help or "").lower()
+        if argument.name not in SEVERAL and COMMAS not in (argument.parameter.help or "").lower():
+            continue
         for option in repeated.keys() & set(argument.names):
-            if takes_several:
-                LOG.warning(
-                    "%s is given %s times, and the last counts: %s; several values have commas between them",
-                    option, len(given[option]), printable(given[option][-1]),
-                )  # fmt: skip
+            LOG.warning(
+                "%s is given %s times, and the last counts: %s; several values have commas between them",
+                option, len(given[option]), printable(given[option][-1]),
+            )  # fmt: skip
 
 
 def _options_of(takers: Iterable[App]) -> list[Argument]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from headstart.common.errors import DataError, ImageError
 from headstart.common.objects import normal_url
+from headstart.common.text import shortened
 from headstart.data.any_files import files_for
 from headstart.data.columns import is_missing
 from headstart.data.encoded import EncodedSource
@@ -156,7 +157,7 @@ def files_there(
     if not missing:
         return list(range(len(files))), []
     if on_error == "raise" or len(missing) == len(files):
-        first = "; ".join(f"{_shortened(files[i])} ({place(i)})" for i in missing[:SHOWN])
+        first = "; ".join(f"{shortened(files[i], MOST_CHARACTERS)} ({place(i)})" for i in missing[:SHOWN])
         skip = f", or leave them out: {SKIP}" if len(missing) < len(files) else ""
         raise DataError(
             f"{len(missing):,} of the {len(files):,} files that {frame.name} names "
@@ -167,10 +168,6 @@ def files_there(
     return [i for i in range(len(files)) if i not in gone], [
         Unread(files[i], f"is not there ({place(i)} of {frame.name})") for i in missing
     ]
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= MOST_CHARACTERS else f"{name[:MOST_CHARACTERS]}..."
 
 
 def _written_otherwise(path: str) -> str | None:
@@ -201,7 +198,8 @@ def _there_alike(path: str, alike: Callable[[str], str]) -> str | None:
 
 def _hint(path: str, places: Files, root: str) -> str:
     """What may be wrong with the name of a file that is not there."""
-    if path.removeprefix(joined(root, "x")[:-1]).startswith(ENCODED):
+    name = path.removeprefix(joined(root, "x")[:-1])
+    if name.startswith(ENCODED):
         return (
             "The cells hold images themselves, as text in base64: make bytes of them, base64.b64decode(cell), and "
             "take a frame or a Parquet file of these"
@@ -216,9 +214,8 @@ def _hint(path: str, places: Files, root: str) -> str:
         return "The names have backslashes: write them with /"
     if (other := _written_otherwise(path)) is not None:
         return other
-    if URL.match(path.removeprefix(joined(root, "x")[:-1])) and not is_remote(path):
+    if URL.match(name) and not is_remote(path):
         return "They are addresses that are not read here: download them"
-    name = path.removeprefix(joined(root, "x")[:-1])
     if DRIVE.match(name) or (name == path and path.startswith("/")):
         return (
             "They are whole paths, perhaps of another machine, for which root= (--root) changes nothing: write "

@@ -132,12 +132,7 @@ def warn_of_commas(texts: Sequence[str], column: str) -> None:
     joined = next((text for text in distinct if "," in text), None)
     parts = {part.strip() for text in distinct for part in text.split(",")}
     if joined is not None and len(parts) < len(distinct):
-        warnings.warn(
-            f"{shown(joined)} in column {column!r} is taken as the name of one class; if the comma stands between "
-            "several labels, say separator=',' (--separator ,); if not, task='single' (--task)",
-            DataWarning,
-            stacklevel=6,
-        )
+        _warn_of_joined(joined, column, "the comma stands", "separator=',' (--separator ,)")
 
 
 def warn_of_spaces(texts: Sequence[str], column: str) -> None:
@@ -150,12 +145,16 @@ def warn_of_spaces(texts: Sequence[str], column: str) -> None:
         return
     if 2 * len(set().union(*words)) < len(distinct):
         joined = next(text for text, several in zip(distinct, words, strict=True) if len(several) > 1)
-        warnings.warn(
-            f"{shown(joined)} in column {column!r} is taken as the name of one class; if spaces stand between "
-            "several labels, say separator=' ' (--separator ' '); if not, task='single' (--task)",
-            DataWarning,
-            stacklevel=6,
-        )
+        _warn_of_joined(joined, column, "spaces stand", "separator=' ' (--separator ' ')")
+
+
+def _warn_of_joined(name: str, column: str, stands: str, separator: str) -> None:
+    warnings.warn(
+        f"{shown(name)} in column {column!r} is taken as the name of one class; if {stands} between several "
+        f"labels, say {separator}; if not, task='single' (--task)",
+        DataWarning,
+        stacklevel=7,
+    )
 
 
 def warn_of_points(texts: Sequence[str], column: str) -> None:

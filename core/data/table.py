@@ -281,14 +281,19 @@ def _is_called(name: str, names: str) -> bool:
 def _says_parts(values: Column) -> bool:
     """Whether a column that nobody named says train, val and test; else it is about something else, as one of
     "test" and "control" is."""
-    said = {role_of(text.strip()) for text in {value for value in values if isinstance(value, str)}}
+    said = _roles_said(values)
     parts = said & set(PARTS)
     return PARTS[0] in parts or len(parts) > 1 or (bool(said) and parts == said)
 
 
+def _roles_said(values: Column) -> set[str | None]:
+    """What the texts of a column are words for, as `role_of` has it; None is in it for any other text."""
+    return {role_of(text.strip()) for text in {value for value in values if isinstance(value, str)}}
+
+
 def _tells_training(values: Column) -> bool:
     """Whether a column says of some rows that they are to train on, and of others that they are not."""
-    said = {role_of(text.strip()) for text in {value for value in values if isinstance(value, str)}}
+    said = _roles_said(values)
     return PARTS[0] in said and len(said & set(PARTS)) > 1
 
 

@@ -113,12 +113,6 @@ def held_to_the_model(
     return replace(measured, same=trial.same(answers))
 
 
-def tolerance_of(request: Request) -> float:
-    """The largest relative difference that is allowed. Compiled as another program, sums of a wrapped module's low
-    precision are rounded at other places."""
-    return HALF_TOLERANCE if request.half else max(TOLERANCE, ROUNDINGS * request.rounding)
-
-
 def check_description(opened: Opened, name: str, request: Request) -> None:
     """ExportMismatchError unless what the file says of itself is what the model is."""
     model = request.model
@@ -164,7 +158,9 @@ class _Trial:
 
     @cached_property
     def tolerance(self) -> float:
-        return tolerance_of(self.request)
+        """The largest relative difference that is allowed. Compiled as another program, sums of a wrapped module's
+        low precision are rounded at other places."""
+        return HALF_TOLERANCE if self.request.half else max(TOLERANCE, ROUNDINGS * self.request.rounding)
 
     def batch(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
         """Run these samples at once: the largest relative difference, and the output that answers are read from.
