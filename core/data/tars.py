@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headstart.common.errors import DataError, DataWarning, ImageError
-from headstart.common.text import first_few
 from headstart.data.annotations import REGRESSION, unlabelled
 from headstart.data.columns import is_missing, labels_in
 from headstart.data.dataset import Dataset
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.formats import PREFIX_NBYTES, SUFFIXES, kind_of
+from headstart.data.label_positions import names_of
 from headstart.data.left_out import SKIP, Skipped, check_on_error
 from headstart.data.limits import MAX_NBYTES
 from headstart.data.litter import is_litter
-from headstart.data.names import shown
 from headstart.data.place import absolute, expanded, is_remote, place_of
 from headstart.data.signatures import COMPRESSED, TAR, UNPACK, what_is
 
@@ -38,7 +37,6 @@ NAMELESS = ("cls", "txt")
 """of these, what holds a label and no name for it"""
 MAX_LABEL_NBYTES = 1 << 20
 MAX_SHARDS = 100_000
-SHOWN = 5
 PIECE = 1 << 20  # bytes
 MAX_LINKS = 40  # one after another, as of a file system
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -178,29 +176,8 @@ def tar_set(
         values = [value for value in values if not is_missing(value)]
     classes = None if classes is None else list(classes)
     notes: list[str] = []
-    # Where all are names of classes they are no positions: of 11 classes that are called by numbers, in the order
-    # of their text, "10" is the third.
-    if (
-        classes is not None
-        and task != REGRESSION
-        and all(map(_is_whole, values))
-        and (not set(map(str, values)) <= set(map(str, classes)))
-    ):
-        far = [i for i, value in enumerate(values) if not 0 <= int(value) < len(classes)]
-        if far and not set(classes) & set(map(str, values)):
-            raise DataError(
-                f"the label of {place(far[0])} is {values[far[0]]}; classes= names {len(classes)}, numbered from 0"
-            )
-        if not far:
-            used = sorted({int(value) for value in values})
-            said = f"{_named(paths)}: labels ({source}) are numbers, taken as positions in the classes: "
-            said += first_few([f"{k} is {shown(classes[k])}" for k in used], SHOWN)
-            if implied:
-                mend = "if they mean others, hs.data.webdataset(path, classes=[...]) says which"
-                warnings.warn(f"{said}; {mend}", DataWarning, stacklevel=3)
-            else:
-                notes.append(said)
-            values = [classes[int(value)] for value in values]
+    if classes is not None and task != REGRESSION:
+        values, notes = names_of(values, classes, f"{_named(paths)}: labels ({source})", implied, place)
     column = source
     if task == REGRESSION and classes is not None and len(classes) == 1 and source in NAMELESS:
         column = classes[0]  # such a file has no name for what it holds
@@ -253,10 +230,6 @@ def _lost(samples: Sequence[_Sample]) -> str:
     lost = [sample for sample in samples if sample.image is None and sample.lost]
     first = lost and f"{lost[0].key} in {lost[0].shard} {lost[0].lost}"
     return f": {len(lost):,} of {len(samples):,} images cannot be read, the first: {first}" if lost else ""
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) or (isinstance(value, str) and value.removeprefix("-").isdecimal())
 
 
 def _paths(shards: str | Path | Sequence[str | Path]) -> list[str]:

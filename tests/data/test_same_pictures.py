@@ -274,6 +274,14 @@ def test_tars_as_they_come(tmp_path: Path) -> None:
     assert hs.data.webdataset(numbers, classes=["3", "0"]).labels.tolist() == [1, 0], (
         "names, as not all are places"
     )
+    zeros = write_tar(tmp_path / "zeros.tar", {"a.png": picture, "a.cls": b"0", "b.png": picture, "b.cls": b"0"})
+    with pytest.warns(
+        DataWarning, match=r"numbers, taken for the classes that are called so: 0 is '0', and not '3'; if"
+    ):
+        assert hs.data.webdataset(zeros, classes=["3", "0"]).labels.tolist() == [1, 1]
+    assert hs.data.webdataset(zeros, classes=["0", "3"]).labels.tolist() == [0, 0]
+    of_a_run = open_data(str(zeros), classes=["3", "0"])
+    assert of_a_run.labels.tolist() == [1, 1] and "0 is '0', and not '3'" in of_a_run.notes[0]
     marked = {"a.png": picture, "a.cls": b"\xef\xbb\xbfcat\r\n", "b.png": picture, "b.cls": b"dog"}
     assert hs.data.webdataset(write_tar(tmp_path / "m.tar", marked)).classes == ("cat", "dog")
     ages = hs.data.webdataset(numbers, classes=["cls"], task="regression")
