@@ -40,7 +40,11 @@ AS_UTF_8 = (
 MAX_LINE = 1 << 20  # characters
 DELIMITERS = ",;\t|"
 QUOTED = re.compile(r'"[^"]*(?:"|$)')
-SEPARATOR_LINE = re.compile(r"sep=[,;\t|]?", re.IGNORECASE)
+SEPARATOR_LINE = re.compile(r"sep=([,;\t|]?)", re.IGNORECASE)
+LOOKED_AT = 20
+"""lines behind the header, where several characters could stand between its names"""
+AS_TEXT = '="'
+"""how a cell begins that a spreadsheet is to take for text, whatever it looks like"""
 TEXTS = ("text", "JSON text")
 """what a table of text looks like to `what_is`"""
 
@@ -202,12 +206,13 @@ def _odd_line(path: TableFile, number: int) -> int:
 def _of_csv(path: TableFile) -> Frame:
     with _opened(path) as file:
         lines = _lines(path, file)
-        before, first = _header(lines)
-        outside = QUOTED.sub("", first)
-        present = [delimiter for delimiter in DELIMITERS if delimiter in outside]
-        delimiter = "\t" if path.suffix in (".tsv", ".tab") else (present or [","])[0]
-        header = next(_rows(path, chain([first], lines), delimiter), [])  # in quotes it may have several lines
-    names = [name.strip() for name in header]
+        before, first, delimiter = _header(lines)
+        if path.suffix in (".tsv", ".tab"):
+            delimiter = "\t"
+        some = [first, *islice(lines, LOOKED_AT)]
+        delimiter = delimiter or _delimiter(path, first, some)
+        header = next(_rows(path, chain(some, lines), delimiter), [])  # in quotes it may have several lines
+    names = [_written(name).strip() for name in header]
     if any(name.lower().endswith(SUFFIXES) for name in names):
         raise DataError(
             f"{path} has no header: its first line names an image ({first.strip()[:80]!r}); expected a first line "
@@ -234,23 +239,49 @@ def _of_csv(path: TableFile) -> Frame:
                     )
                 for add, place in adders:
                     cell = row[place]
+                    if cell.startswith(AS_TEXT):
+                        cell = _written(cell)
                     add(same.setdefault(cell, cell) if len(same) < 100_000 else cell)
         return dict(zip(asked, columns, strict=True))
 
     return Frame(str(path), names, read)
 
 
-def _header(lines: Iterator[str]) -> tuple[int, str]:
+def _header(lines: Iterator[str]) -> tuple[int, str, str]:
     """How many lines stand before the one with the names of the columns, which are empty or tell a spreadsheet
-    the delimiter, and that line."""
+    the delimiter, that line, and the delimiter where it is told."""
+    told = ""
     for before, line in enumerate(lines):
-        if line.strip() and not (before == 0 and SEPARATOR_LINE.match(line.strip())):
-            return before, line
-    return 0, ""
+        if before == 0 and (tells := SEPARATOR_LINE.match(line.strip("\r\n "))):
+            told = tells[1]
+        elif line.strip():
+            return before, line, told
+    return 0, "", told
 
 
-def _rows(path: TableFile, lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+def _delimiter(path: TableFile, header: str, lines: Sequence[str]) -> str:
+    """What stands between the names of the columns: of several characters that do ("file;size, cm") one that
+    stands between as many cells in the first rows, too, and leaves the names of images whole. `lines`: the first,
+    from the header on."""
+    outside = QUOTED.sub("", header)
+    present = [delimiter for delimiter in DELIMITERS if delimiter in outside]
+    even: dict[str, bool] = {}
+    for delimiter in present if len(present) > 1 else ():
+        rows = [row for row in _rows(path, iter(lines), delimiter, strict=False) if any(map(str.strip, row))]
+        whole = rows[:-1] if len(lines) > LOOKED_AT else rows  # the last may go on behind these lines
+        if len(set(map(len, whole))) == 1:
+            even[delimiter] = any(_written(cell).strip().lower().endswith(SUFFIXES) for cell in whole[-1])
+    return max(even or present or [","], key=lambda delimiter: even.get(delimiter, False))
+
+
+def _written(cell: str) -> str:
+    """What a spreadsheet shows for a cell: 007 for ="007", which keeps its zeros there."""
+    is_text = len(cell) > len(AS_TEXT) and cell.startswith(AS_TEXT) and cell.endswith('"')
+    return cell[len(AS_TEXT) : -1].replace('""', '"') if is_text else cell
+
+
+def _rows(path: TableFile, lines: Iterator[str], delimiter: str, strict: bool = True) -> Iterator[list[str]]:
+    reader = csv.reader(lines, delimiter=delimiter, strict=strict)
     while True:
         try:
             yield next(reader)

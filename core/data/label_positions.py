@@ -22,8 +22,8 @@ def names_of(
 ) -> tuple[list[Any], list[str]]:
     """The labels with names for positions, and what is to be said of that. `where`: what messages call the labels.
     `implied`: the classes are those of a run or of other data, and nobody has said that numbers are positions in
-    them; where they are taken so, that is a DataWarning. So it is where classes in an
-    order of somebody's own name the numbers, and could be numbered by them. DataError for a number that is neither."""
+    them; where they are taken so, that is a DataWarning. So it is where classes in an order of somebody's own name
+    the numbers, and could be numbered by them. DataError for a number that is neither."""
     if not all(map(_is_whole, values)):
         return values, []
     called, numbers = list(map(str, classes)), sorted({int(value) for value in values})

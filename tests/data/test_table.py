@@ -56,7 +56,7 @@ def picture_bytes(root: Path) -> list[bytes]:
 def forms(root: Path) -> dict[str, Any]:
     columns: dict[str, list[Any]] = {"file": files(), "label": KINDS}
     lines = "".join(json.dumps({"file": f, "label": k}) + "\n" for f, k in zip(files(), KINDS, strict=True))
-    plain = csv_of(columns)
+    plain, sizes = csv_of(columns), {"size, cm": ["3,5"] * len(KINDS)}
     return {
         "csv": write(root / "a.csv", plain),
         "semicolons of a spreadsheet": write(root / "b.csv", csv_of(columns, ";", "\r\n")),
@@ -66,6 +66,12 @@ def forms(root: Path) -> dict[str, Any]:
         "utf-16, big end first": (root / "f.csv", (root / "f.csv").write_bytes(
             codecs.BOM_UTF16_BE + plain.encode("utf-16-be")))[0],
         "what a spreadsheet writes first": write(root / "i.csv", "sep=;\r\n" + csv_of(columns, ";", "\r\n")),
+        "a comma in a name": write(root / "k.csv", csv_of(columns | {"size, cm": [3] * len(KINDS)}, ";")),
+        "commas in a name and numbers": write(root / "l.csv", csv_of(columns | sizes, ";")),
+        "a comma and what is told": write(root / "m.csv", "sep=;\n" + csv_of(columns | sizes, ";")),
+        "a semicolon in a name": write(root / "n.csv", csv_of(columns | {"size; cm": [3] * len(KINDS)})),
+        "text, to a spreadsheet": write(root / "o.csv", csv_of({"file": [f'="{file}"' for file in files()],
+            '="label"': [f'"=""{kind}"""' for kind in KINDS]})),
         "blank lines first": write(root / "j.csv", "\n \n" + plain),
         "quotes and blank lines": write(root / "g.csv", plain.replace("ant0,", '"x",').replace("\n", "\n\n", 3)
                                         .replace('"x",', "ant0,")),
