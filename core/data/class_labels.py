@@ -57,5 +57,21 @@ def named(column: Sequence[Any], names: Sequence[str], name: str) -> list[Any]:
             )
         return names[value] if value >= 0 else None
 
+    check_numbers([value for value in column if isinstance(value, list)], len(names), name)
     values = [of(value, row) for row, value in enumerate(column)]
     return values if any(isinstance(value, list) for value in values) else Named(values)
+
+
+def check_numbers(lists: Sequence[Sequence[Any]], count: int, name: str) -> None:
+    """DataError where lists in a column, of the numbers of `count` classes, are 0 and 1 for each class instead: as
+    many numbers in each, and some twice."""
+    if (
+        lists
+        and all(len(row) == count and all(value in (0, 1) for value in row) for row in lists)
+        and any(len(set(row)) < len(row) for row in lists)
+    ):
+        raise DataError(
+            f"the lists in column {name!r} are of the numbers of classes, and each is of {count} numbers, 0 or 1, "
+            "as if it said of every class whether the row has it; write the numbers of those that it has: "
+            "[k for k, has in enumerate(row) if has]"
+        )

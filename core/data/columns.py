@@ -320,7 +320,7 @@ def _of_lists(
         columns = [(f"{column}[{k}]", [row[k] for row in lists]) for k in range(len(lists[0]))]
         return _of_several(columns, task, names, place)
     if task == SINGLE and all(len(row) == 1 for row in lists):
-        return _single([str(row[0]).strip() for row in lists], column, task, names, place)
+        return _single([str(whole_of(row[0])).strip() for row in lists], column, task, names, place)
     if task not in (None, MULTI):
         raise DataError(
             f"column {column!r} holds several labels a row, which is no task {task!r}; expected 'multi'"
@@ -332,7 +332,9 @@ def _of_lists(
         raise DataError(
             f"the lists in column {column!r} hold a {kind} in {place(odd[0])}; expected lists of names or numbers"
         )
-    spelt = [[normal(str(value).strip()) for value in row] for row in lists]
+    texts = [[str(whole_of(value)).strip() for value in row] for row in lists]  # 3 also where a frame has 3.0
+    spelling = _as_in(names, {text: normal(text) for row in texts for text in row})
+    spelt = [[spelling[text] for text in row] for row in texts]
     present = sorted({name for row in spelt for name in row})
     if not present:
         raise DataError(f"no row has a label in column {column!r}")

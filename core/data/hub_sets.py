@@ -17,6 +17,7 @@ import numpy as np
 from headstart.common.errors import DataError
 from headstart.common.places import reachable
 from headstart.data.annotations import MULTI, PARTS, REGRESSION, Annotations, unlabelled
+from headstart.data.class_labels import check_numbers
 from headstart.data.columns import check_task, labels_in
 from headstart.data.dataset import Dataset
 from headstart.data.decode import read_file
@@ -27,12 +28,15 @@ from headstart.data.layouts import role_of
 from headstart.data.left_out import check_on_error
 from headstart.data.missing_labels import labelled_rows, no_label
 from headstart.data.names import check_told_apart, class_list
+from headstart.data.pairs import PREPROCESSING
 from headstart.data.place import current_folder, expanded
 from headstart.data.table import Columns, image_column, roles_of
 from headstart.data.untrained import warn_of_untrained
 
 CELLS = ("binary", "large_binary", "binary_view", "string", "large_string", "string_view")
 """of which kinds cells are that hold the bytes of an image, or a file's name"""
+LOOKED_AT = 50
+"""rows, one of each label, of a set with a transform"""
 SAVED_BY_HUB = ("dataset_info.json", "dataset_dict.json")
 """what the library `datasets` writes into a folder that `save_to_disk` made"""
 
@@ -55,8 +59,9 @@ def huggingface(
     `image`: the column of images, with their encoded bytes or the names of files. `label`: the column of class
     numbers (named by the set's `ClassLabel`), names, lists of these (task "multi") or numbers ("regression"); or
     several columns. A column that is called so, or the only one of images, is taken where none is named. The
-    others: as in `table`. Raises DataError where the set cannot be opened, for labels that are missing (-1), and
-    what `table` raises.
+    others: as in `table`. A transform of the set (`set_transform`), and the mode of its images, are not heeded,
+    which is said. Raises DataError where the set cannot be opened, for labels that are missing (-1), or that a
+    transform changes, and what `table` raises.
     """
     check_on_error(on_error)
     check_task(task)
@@ -92,6 +97,7 @@ def huggingface(
             check_told_apart([about.classes[k] for k in about.used().tolist()])
         warn_of_untrained(about, frame.name)
     said = [f"{frame.name}: {', '.join(notes)}"] if notes else []
+    said += rows.left(roles["image"], roles["label"])
     return sound(rows.images(roles["image"], truncated, at), about, frame.name, skipped, on_error, said)
 
 
@@ -151,6 +157,25 @@ class _Rows:
 
         name, folder = self.frame.name, current_folder()
         return EncodedSource(len(rows), fetch, lambda i: f"{name}, {self.place(rows[i])}", truncated)
+
+    def left(self, image: str, labels: Sequence[str]) -> list[str]:
+        """What is said of a transform that is not applied, and of the mode of images. `image`, `labels`: the
+        columns. DataError where a transform gives another label."""
+        said = []
+        if any(_has_transform(dataset) for dataset in self.sets.values()):
+            said.append(f"{self.frame.name}: its transform is not applied, {PREPROCESSING}")
+        if (mode := getattr(self.first.features[image], "mode", None)) not in (None, "RGB"):
+            said.append(f"{self.frame.name}: its images are read in RGB, and not in the mode {mode!r}")
+        for part, dataset in self.sets.items():
+            for column in labels if _has_transform(dataset) else ():
+                if (changed := _changed_by_transform(dataset, column)) is not None:
+                    row, mine, theirs = changed
+                    raise DataError(
+                        f"{self.frame.name}: the transform of the set makes {theirs!r:.60} of {mine!r:.60} in "
+                        f"column {column!r}, row {row + 1}{f' of {part}' if part else ''}, and is not applied; "
+                        "have the set hold what it makes: data.map(...)"
+                    )
+        return said
 
     def _check_images(self, column: str) -> None:
         """DataError for a column that holds neither images, nor their bytes or names."""
@@ -254,6 +279,31 @@ def _encoded(dataset: Any, column: str) -> Any:
     return dataset
 
 
+def _has_transform(dataset: Any) -> bool:
+    """Whether it makes its rows by code of the user's, as of `set_transform`."""
+    return bool((dataset.format or {}).get("type") == "custom")
+
+
+def _changed_by_transform(dataset: Any, column: str) -> tuple[int, Any, Any] | None:
+    """The first row, of one of each label, of which a set's transform makes another number or name, and both. What
+    it makes of another kind, such as one-hot rows, or under another name, tells nothing."""
+    labels = dataset.with_format(None)[column]
+    first: dict[str, int] = {}
+    for i, label in enumerate(labels):
+        first.setdefault(str(label), i)
+        if len(first) == LOOKED_AT:
+            break
+    for i in first.values():
+        try:
+            made = dataset[i][column]
+        except Exception:  # the user's code
+            continue
+        made, label = made.tolist() if hasattr(made, "tolist") else made, labels[i]
+        if isinstance(label, int | str) and type(made) is type(label) and made != label:
+            return i, label, made
+    return None
+
+
 def _names(dataset: Any, columns: Sequence[str]) -> Any:
     """What names the numbers in a column of labels, or in its lists; None where nothing does."""
     if len(columns) > 1:
@@ -286,6 +336,7 @@ def _labels(
         return labels_in(lists, task=task, classes=classes, separator=None, place=place)
     names, numbers = list(named.names), values(columns[0])
     if not hasattr(dataset.features[columns[0]], "int2str"):  # lists of such
+        check_numbers(numbers, len(names), columns[0])
         labels = np.zeros((len(numbers), len(names)), np.uint8)
         for i, listed in enumerate(numbers):
             if (largest := max(listed, default=0)) >= len(names):

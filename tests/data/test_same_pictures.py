@@ -189,6 +189,11 @@ def test_splits_of_the_hub_are_parts(tmp_path: Path) -> None:
     assert (data.classes, data.labels.tolist()) == (("cow", "owl", "ant"), [[1, 0, 1], [0, 0, 0]])
     with pytest.raises(DataError, match="classes= does not name cow of column 'tags'"):
         hs.data.huggingface(several, label="tags", classes=["ant", "bee"])
+    hot = several.map(lambda row, i: {"tags": [[1, 0, 1], [0, 0, 0]][i]}, with_indices=True)
+    with pytest.raises(
+        DataError, match=r"column 'tags' are of the numbers of classes, and each is of 3 numbers, 0 or 1"
+    ):
+        hs.data.huggingface(hot, label="tags")
     with pytest.raises(DataError, match="24 of 24 rows have no label in 'label', the first: row 1, row 2, row 3"):
         hs.data.huggingface(whole.map(lambda row: {"label": -1}))
     empty = library.DatasetDict({"train": whole, "validation": whole.select([])})
@@ -220,6 +225,30 @@ def test_classes_and_images_of_the_hub_are_looked_at(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=r"column 'image' holds .*; expected images, their bytes or the names"):
             hs.data.huggingface(rows(images, feature, "ant", "bee"))
+
+
+@pytest.mark.neutral
+def test_what_a_set_of_the_hub_makes_of_its_rows_is_said(tmp_path: Path) -> None:
+    library = pytest.importorskip("datasets")
+    rows = hub_set(pictures(tmp_path / "photos", 2))
+    plain = hs.data.huggingface(rows)
+    for changes in (
+        lambda batch: {"pixels": [image.rotate(90) for image in batch["image"]], "label": batch["label"]},
+        lambda batch: {"label": [np.eye(3)[label] for label in batch["label"]]},
+        lambda batch: {"label": [np.int64(label) for label in batch["label"]]},
+        lambda batch: {"label": [CLASSES[label] for label in batch["label"]]},
+        lambda batch: 1 / 0,
+    ):
+        data = hs.data.huggingface(rows.with_transform(changes))
+        assert data.labels.tolist() == plain.labels.tolist() and data.ids == plain.ids
+        assert data.notes[-1].endswith("its transform is not applied, as preprocessing is the model's")
+    merged = rows.with_transform(lambda batch: {"label": [min(label, 1) for label in batch["label"]]})
+    for source, part in ((merged, ""), (library.DatasetDict({"train": rows, "test": merged}), " of test")):
+        with pytest.raises(DataError, match=rf"makes 1 of 2 in column 'label', row 5{part}, and is not applied"):
+            hs.data.huggingface(source)
+    grey = hs.data.huggingface(rows.cast_column("image", library.Image(mode="L")))
+    assert grey.ids == plain.ids and "are read in RGB, and not in the mode 'L'" in grey.notes[-1]
+    assert not any("transform" in note for note in hs.data.huggingface(rows.with_format("numpy")).notes)
 
 
 @pytest.mark.neutral

@@ -194,6 +194,8 @@ def test_names_that_a_schema_has_for_its_numbers(root: Path) -> None:
     for feature in ([about], {"_type": "List", "feature": about}):
         data = hs.data.table(of_schema([[0, 1], [1], []], feature))
         assert (data.classes, data.labels.tolist()) == (("ant", "cow"), [[1, 1], [1, 0], [0, 0]])
+        with pytest.raises(DataError, match="each is of 3 numbers, 0 or 1, as if it said of every class"):
+            hs.data.table(of_schema([[0, 1, 0], [1, 1, 1], [0, 0, 1]], feature))
     for names in (["wolf|dog", "cat"], ["2.5", "1.5"], ["['a']", "['b']"]):  # of texts another task
         data = hs.data.table(of_schema([0, 1, 0], {"_type": "ClassLabel", "names": names}))
         assert (data.task, [data.classes[k] for k in data.labels]) == ("single", [names[k] for k in (0, 1, 0)])
@@ -288,6 +290,14 @@ def test_labels_of_three_tasks(root: Path) -> None:
     assert (data.classes, data.labels.tolist()) == (("12", "12a", "7"), [0, 1, 2]), "names, as somebody said"
     mixed = hs.data.table({"image": picture_bytes(root)[:3], "label": [7, "a", 7.0]}, task="single")
     assert (mixed.classes, mixed.labels.tolist()) == (("7", "a"), [0, 1, 0])
+    images = picture_bytes(root)[:3]
+    for lists in ([[3.0, 10.0], [10.0], []], [[3, 10], [10], []]):  # floats, as a frame and Parquet may have them
+        data = hs.data.table({"image": images, "label": lists})
+        assert (data.classes, data.labels.tolist()) == (("10", "3"), [[1, 1], [1, 0], [0, 0]])
+        for known in (["3", "10"], ["3.0", "10.0"]):
+            assert hs.data.table({"image": images, "label": lists}, classes=known).labels.tolist()[1] == [0, 1]
+    data = hs.data.table({"image": images, "label": [[3.0], [10.0], [3.0]]}, task="single")
+    assert (data.classes, data.labels.tolist()) == (("10", "3"), [1, 0, 1])
     assert of(root, y=["nan", "cat"], classes=["cat", "nan"]).labels.tolist() == [1, 0]
     for missing in ("None", "NA"):  # as Python has it, and R
         with pytest.warns(DataWarning, match=f"a class is called '{missing}', which is what a missing label"):
