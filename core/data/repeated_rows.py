@@ -6,7 +6,10 @@ together is made of several only where somebody has said that a picture may have
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +18,7 @@ from headstart.common.errors import DataError
 from headstart.data.annotations import PARTS, REGRESSION, SINGLE, Annotations
 from headstart.data.columns import is_missing
 from headstart.data.left_out import Skipped
+from headstart.data.place import current_folder, is_remote
 
 Place = Callable[[int], str]
 """what messages call a row"""
@@ -27,6 +31,28 @@ class Joined(NamedTuple):
     """the first of each picture's"""
     labels: list[list[Any]]
     """of each picture, those of all its rows"""
+
+
+def spelt_alike(files: list[str]) -> list[str]:
+    """The files with one spelling for each path: "a.jpg" may be "./a.jpg", "b/../a.jpg" and "/photos/a.jpg" as
+    well. Themselves where there is no such spelling among them. URLs come in one spelling already."""
+    here = [file for file in files if not is_remote(file)]
+    if not any("//" in file or "/." in file or file[:1] == "." for file in here) and (
+        len(set(map(os.path.isabs, here))) < 2
+    ):
+        return files
+    folder = current_folder()
+    return [file if is_remote(file) else _one_spelling(os.path.join(folder, file)) for file in files]  # noqa: PTH118
+
+
+def _one_spelling(path: str) -> str:
+    plain = os.path.normpath(path)
+    if os.pardir not in Path(path).parts:
+        return plain
+    with contextlib.suppress(OSError):  # behind a link ".." is another folder than the one that the name stands in
+        if os.path.samefile(plain, path):  # noqa: PTH121
+            return plain
+    return os.path.realpath(path)
 
 
 def joined(

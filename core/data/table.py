@@ -28,7 +28,7 @@ from headstart.data.left_out import check_on_error
 from headstart.data.missing_labels import labelled_rows, no_label, without_any
 from headstart.data.names import twice
 from headstart.data.place import place_of, stem_of
-from headstart.data.repeated_rows import joined, once
+from headstart.data.repeated_rows import joined, once, spelt_alike
 from headstart.data.untrained import warn_of_untrained
 
 IMAGE_NAMES = (
@@ -152,7 +152,7 @@ def table(
         (column,) = roles["label"]
         if (lists := label_lists(values[column], separator)) is not None:
             others = {role: values[cells] for role, cells in roles.items() if role in FURTHER}
-            first, labels = joined(files, lists, others, place)
+            first, labels = joined(spelt_alike(files), lists, others, place)
             if len(first) < len(files):
                 notes.append(
                     f"{frame.name}: {len(files):,} rows name {len(first):,} images, whose labels are joined"
@@ -175,7 +175,7 @@ def table(
         return sound(encoded, about, name, skipped, on_error, notes)
     where = files_for(files)
     kept, missing = files_there(files, where, frame, at, place, on_error)
-    kept, more = once(files, kept, about, place, joinable=task != MULTI and len(roles["label"]) == 1)
+    kept, more = once(spelt_alike(files), kept, about, place, joinable=task != MULTI and len(roles["label"]) == 1)
     skipped += missing + more
     if len(kept) < len(files):
         files, about = [files[i] for i in kept], about.rows(np.array(kept, np.int64))

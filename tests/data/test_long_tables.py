@@ -118,3 +118,21 @@ def test_on_the_command_line(root: Path, backend: str, monkeypatch: pytest.Monke
     assert done.code == 0 and "6 rows name 3 images" in done.err, done.err
     assert "long: 3 images with 3 labels: cat 2, dog 1, owl 2; multi-label, 1.7 a sample" in done.err
     assert hs.load_features("s").labels.sum() == 5
+
+
+@pytest.mark.neutral
+def test_a_picture_is_one_however_its_path_is_written(root: Path) -> None:
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / "link").symlink_to(root / "deep" / "er")
+    (root / "deep" / "a.png").write_bytes((root / "b.png").read_bytes())
+    for other in ("./a.png", "deep/../a.png", "deep//..//a.png", str(root / "a.png"), (root / "a.png").as_uri()):
+        data = hs.data.table(table_of([("a.png", "cat"), ("b.png", "owl"), (other, "cat")]))
+        assert data.labels.tolist() == [0, 1] and "the same in row 3 again" in data.skipped[0].reason, other
+        with pytest.raises(DataError, match=r"a\.png stands twice, in row 1 as 'cat' and in row 3 as 'owl'"):
+            hs.data.table(table_of([("a.png", "cat"), ("b.png", "owl"), (other, "owl")]))
+        data = hs.data.table(table_of([("a.png", "cat"), ("b.png", "owl"), (other, "owl")]), task="multi")
+        assert data.labels.tolist() == [[1, 1], [0, 1]], other
+    data = hs.data.table(table_of([("a.png", "cat"), ("link/../a.png", "owl")]))  # which is deep/a.png
+    assert data.labels.tolist() == [0, 1] and not data.skipped
+    again = table_of([("deep/a.png", "cat"), ("link/../a.png", "cat"), (str(root / "link/../a.png"), "cat")])
+    assert len(hs.data.table(again)) == 1
