@@ -111,6 +111,8 @@ class _Reading:
 
     def as_shares(self, step: Any) -> None:
         self._takes(PIXELS, step)
+        if self.on_tensor:  # which it refuses, or leaves as it is: 0 to 255
+            _refuse(step, "ToDtype(torch.float32, scale=True) behind what makes a tensor")
         self.stage, self.scale = FLOATS, UNIT
 
     def as_floats(self, step: Any) -> None:

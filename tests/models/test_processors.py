@@ -173,6 +173,8 @@ def test_what_composed_transforms_mean() -> None:
         ([SHORTER, CROP, FLOATS, Step("Normalize", mean=[0.5], std=[0.5])], "three means and three deviations"),
         ([SHORTER, CROP, Step("ToDtype", dtype="torch.float16")], "expected float32"),
         ([Step("MaybeConvertMode", mode="L"), SHORTER], "expected RGB"),
+        ([Step("ToImage"), SHORTER, CROP, FLOATS], r"ToTensor\(\); expected ToDtype\(torch.float32, scale=True\)"),
+        ([SHORTER, CROP, Step("PILToTensor"), Step("MaybeToTensor")], r"expected ToDtype\(torch.float32, scale"),
     ],
 )
 def test_a_step_that_headstart_does_not_do_is_refused(steps: list[Step], why: str) -> None:
