@@ -85,10 +85,21 @@ def annotations_of(
 
 
 def as_list(values: Any, what: str) -> list[Any]:
-    """The values of an array, a column or a list, as Python has them. DataError for what has no order."""
+    """The values of an array, a column or a list, and of arrays and tensors in it, as Python has them. DataError
+    for what has no order."""
+    if not hasattr(values, "tolist") and hasattr(values, "to_list"):  # a ragged tensor, too
+        return list(values.to_list())
     if not hasattr(values, "tolist") and hasattr(values, "__array__"):
         values = np.asarray(values)
-    return list(values.tolist() if hasattr(values, "tolist") else ordered(values, what))
+    if hasattr(values, "tolist"):
+        return list(values.tolist())
+    return [_plain(value, what) for value in ordered(values, what)]
+
+
+def _plain(value: Any, what: str) -> Any:
+    """Of an array or a tensor what it holds; anything else, and a scalar of NumPy, as it is."""
+    is_array = hasattr(value, "__array__") and not isinstance(value, np.generic)
+    return as_array(value, what).tolist() if is_array else value
 
 
 def _of_task(labels: Any, classes: Sequence[str] | None, task: str, place: Any) -> Annotations:

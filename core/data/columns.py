@@ -116,12 +116,12 @@ def labels_in(
 
 def _read(column: str, values: Sequence[Any], place: Place) -> Sequence[Any]:
     """The values, with bytes as the text that they are."""
-    if not any(isinstance(value, bytes) for value in values):
+    if not any(_has_bytes(value) for value in values):
         return values
     texts = []
     for i, value in enumerate(values):
         try:
-            texts.append(value.decode() if isinstance(value, bytes) else value)
+            texts.append(_decoded(value))
         except UnicodeDecodeError:
             raise DataError(
                 f"the label in column {column!r}, {place(i)}, is {value!r:.40}, no text in UTF-8; decode them"
@@ -129,6 +129,17 @@ def _read(column: str, values: Sequence[Any], place: Place) -> Sequence[Any]:
     if (missing := next((i for i, value in enumerate(texts) if is_missing(value)), None)) is not None:
         raise DataError(f"the label in column {column!r}, {place(missing)}, is empty; leave out what has none")
     return texts
+
+
+def _has_bytes(value: Any) -> bool:
+    return isinstance(value, bytes) or (isinstance(value, list | tuple) and any(map(_has_bytes, value)))
+
+
+def _decoded(value: Any) -> Any:
+    """A label, or several in a list, with bytes as text."""
+    if isinstance(value, list | tuple):
+        return [_decoded(one) for one in value]
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def label_lists(values: Sequence[Any], separator: str | None, several: bool = True) -> list[list[str]] | None:

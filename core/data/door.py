@@ -12,14 +12,14 @@ from typing import Any
 
 from headstart.common.errors import SettingError
 from headstart.data.dataset import Dataset
-from headstart.data.hub_sets import huggingface
+from headstart.data.hub_sets import huggingface, streamed_line
+from headstart.data.iterated import ARRAYS, line_of_batches, line_of_chosen, line_of_iterated
 from headstart.data.pairs import columns_line, entries_of, is_map_style, pairs_line, wrap
 from headstart.data.sources import open_data, takes_columns
 from headstart.data.table import Columns, table
 
 FRAMES = {"pandas", "polars", "pyarrow"}
 PAIRS = "hs.data.arrays([image for image, _ in {0}], [label for _, label in {0}])"
-ARRAYS = "hs.data.arrays(images, labels)"
 
 
 def as_data_set(thing: Any, classes: Sequence[str] | None = None, task: str | None = None) -> Any:
@@ -91,6 +91,8 @@ def described(thing: Any, argument: str) -> tuple[str, str]:
     if "datasets" in modules:
         if isinstance(thing, Mapping):
             return of, f"take one of its splits, {argument}[{next(iter(thing), 'train')!r}]"
+        if "Iterable" in name:
+            return of, streamed_line(argument)
         return of, (
             f"hs.data.arrays({argument}['image'], {argument}['label'], classes={argument}.features['label'].names)"
         )
@@ -139,6 +141,8 @@ def _first(thing: Any) -> Any:
 def _by_kind(thing: Any, argument: str, kinds: set[str]) -> str:
     """What to write of data sets and arrays as several libraries have them, by what they are called and can do."""
     if "DataLoader" in kinds:
+        if line := line_of_chosen(thing, argument):
+            return line
         return described(getattr(thing, "dataset", None), f"{argument}.dataset")[1]
     if kinds & {"ImageFolder", "DatasetFolder"}:
         return f"hs.data.folder({str(getattr(thing, 'root', 'path'))!r})"
@@ -148,9 +152,9 @@ def _by_kind(thing: Any, argument: str, kinds: set[str]) -> str:
             "(of (n, 3, h, w): images.permute(0, 2, 3, 1))"
         )
     if hasattr(thing, "as_numpy_iterator"):
-        samples = f"{_unbatched(thing, argument)}.as_numpy_iterator()"
-        line = pairs_line(getattr(thing, "element_spec", None), samples)
-        return line or f"images, labels = zip(*{samples}), then {ARRAYS}, of uint8 images"
+        return line_of_iterated(thing, argument)
+    if "PyDataset" in kinds:
+        return line_of_batches(argument)
     if hasattr(thing, "__array__"):
         return f"{ARRAYS}, of uint8 images (n, h, w, 3)"
     if kinds & {"Dataset", "IterableDataset"} and (line := pairs_line(_first(thing), argument)):
@@ -160,14 +164,3 @@ def _by_kind(thing: Any, argument: str, kinds: set[str]) -> str:
     if "Dataset" in kinds:
         return f"{PAIRS.format(argument)}, of Pillow images or uint8 arrays, without a transform to floats"
     return ""
-
-
-def _unbatched(thing: Any, argument: str) -> str:
-    """What gives single samples of a set of tf.data: its batches are taken apart, where it has such, and of one
-    that repeats without end a number is taken."""
-    spec: Any = getattr(thing, "element_spec", None)
-    count, names = getattr(thing, "cardinality", lambda: 0), entries_of(spec)
-    label = spec[names[1]] if names else spec[-1] if isinstance(spec, tuple) and spec else None
-    single = label is not None and getattr(getattr(label, "shape", None), "rank", None) == 0
-    taken = argument if single else f"{argument}.unbatch()"
-    return f"{taken}.take(n)" if int(count()) == -1 else taken

@@ -249,12 +249,16 @@ def _splits(opened: Any) -> dict[str, Any]:
     else:
         raise DataError(
             f"the data set is a {type(opened).__name__}; expected a datasets.Dataset or DatasetDict, or a name. "
-            "Of one that is streamed: "
-            "datasets.Dataset.from_generator(lambda: iter(stream), features=stream.features)"
+            f"Of one that is streamed: {streamed_line('stream')}"
         )
     if not sum(map(len, sets.values())):
         raise DataError("the data set has no rows")
     return sets
+
+
+def streamed_line(argument: str) -> str:
+    """What to write of a set that is streamed, which `argument` is the name of."""
+    return f"datasets.Dataset.from_generator(lambda: iter({argument}), features={argument}.features)"
 
 
 def _name_of(source: Any) -> str:

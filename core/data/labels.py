@@ -215,14 +215,16 @@ def _mend(values: np.ndarray, what: str) -> str:
         if (bad := np.flatnonzero(~np.isfinite(values))).size:
             return f". Label {bad[0]} is {values[bad[0]]}: leave out what has no label"
         if (values == values.round()).all():
-            return ". They are whole numbers: if they are classes, labels.astype(int)"
+            return ". They are whole numbers: if they are classes, np.asarray(labels).astype(int)"
         return ". Numbers with a fraction are no classes, but targets: task='regression'"
     if values.ndim != 2 or values.dtype.kind not in "iubf":
         return ""
+    if values.shape[1] == 1 and (values == values.round()).all():
+        return ". They are whole numbers: if they are classes, np.asarray(labels)[:, 0].astype(int)"
     if np.isin(values, (0, 1)).all():
         ones = values.astype(np.int64).sum(1)
         if (ones == 1).all():
-            return ". They are one-hot, exactly one class a row: labels.argmax(axis=1)"
+            return ". They are one-hot, exactly one class a row: np.argmax(labels, axis=1)"
         row = int(np.flatnonzero(ones != 1)[0])
         return f"; row {row} names {ones[row]} classes, and no single number holds that{many}"
     return ". Shares or scores of several classes cannot be trained on" if values.dtype.kind == "f" else many

@@ -122,6 +122,7 @@ def pieces_of(source: Any) -> list[Piece]:
     inner, members = getattr(source, "dataset", None), getattr(source, "datasets", None)
     indices: Any = getattr(source, "indices", None)
     if _is_indexed(inner) and hasattr(indices, "__len__") and len(indices) == len(source):
+        _check_places(indices)
         flat = [(piece.source, i) for piece in pieces_of(inner) for i in piece.positions]
         chosen = [flat[int(i)] for i in indices]
         pieces: list[Piece] = []
@@ -134,6 +135,17 @@ def pieces_of(source: Any) -> list[Piece]:
     if isinstance(members, list) and all(map(_is_indexed, members)) and sum(map(len, members)) == len(source):
         return [piece for member in members for piece in pieces_of(member)]
     return [Piece(source, range(len(source)))]
+
+
+def _check_places(indices: Any) -> None:
+    """DataError for a mask in place of the positions of a part's samples: it takes the first two samples alone."""
+    dtype = getattr(indices, "dtype", None)
+    some = () if dtype is not None else indices
+    if str(dtype).rpartition(".")[2] == "bool" or any(isinstance(i, bool | np.bool_) for i in some):
+        raise DataError(
+            "the indices of a part of a set are booleans, which count as 0 and 1; expected positions: "
+            "np.flatnonzero(mask)"
+        )
 
 
 def is_map_style(thing: Any) -> bool:

@@ -66,15 +66,41 @@ class Anew:
         yield from (0, 1, 1, 0)
 
 
+class Tensor:
+    """Of a library whose comparisons give tensors."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        return np.array(self.values)
+
+    def __ne__(self, _: object) -> Any:
+        return self
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value of a tensor")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Ragged:
+    """As tf.ragged has it: rows of differing lengths, and no array."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.to_list = lambda: rows
+
+
 REFUSED: dict[str, tuple[Any, str, str]] = {
     "ragged": ([[0], [0, 1], [1], [2]], "lists of differing lengths", "argmax"),
-    "one-hot": (np.eye(4)[[0, 3, 1, 1]], r"one-hot, exactly one class a row: labels.argmax\(axis=1\)", "multi"),
+    "one-hot": (np.eye(4)[[0, 3, 1, 1]], r"one-hot, exactly one class a row: np.argmax\(labels, axis=1", "multi"),
+    "a column of floats": (np.eye(4)[:, 1:2], r"whole numbers: .*np.asarray\(labels\)\[:, 0\].astype", "argmax"),
     "multi-hot": (np.array([[1, 0], [0, 1], [1, 1], [1, 0]]), "row 2 names 2 classes", "argmax"),
     "of no class": (np.array([[1, 0], [0, 0], [0, 1], [1, 0]], bool), "row 1 names 0 classes", "argmax"),
     "shares": (np.full((4, 2), 0.5), "Shares or scores", "argmax"),
     "numbers of several": (np.arange(8).reshape(4, 2), "multi-label", "argmax"),
     "fractions": ([0.1, 0.7, 0.2, 1.5], "targets: task='regression'", "astype"),
-    "whole floats": ([0.0, 1.0, 1.0, 0.0], r"labels.astype\(int\)", "regression"),
+    "whole floats": ([0.0, 1.0, 1.0, 0.0], r"np.asarray\(labels\).astype\(int\)", "regression"),
     "a hole": ([0.0, 1.0, float("nan"), 0.0], "Label 2 is nan: leave out", "astype"),
     "a hole among names": (["cat", "dog", None, "cat"], "label 2 is None, a NoneType", "argmax"),
     "a hole as pandas has it": (Column("cat", float("nan"), "dog", "cat"), "label 1 is nan, a float", "argmax"),
@@ -178,6 +204,14 @@ def test_labels_of_other_tasks() -> None:
         assert (data.task, data.classes, data.labels.dtype) == ("multi", ("sun", "rain"), np.uint8)
         assert data.labels.tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]] and data.named_classes
     assert not hs.data.arrays(X, np.eye(4, dtype=int), task="multi").named_classes
+    for rows in ([[1, 0], [0, 1], [1, 1], [0, 0]], [[0], [1], [0, 1], []]):
+        tensors = [Tensor(row) for row in rows]
+        assert hs.data.arrays(X, tensors, task="multi").labels.tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
+    data = hs.data.arrays(X, Ragged([[b"b"], [], [b"a", b"b"], [b"a"]]), task="multi")
+    assert (data.classes, data.labels.tolist()) == (("a", "b"), [[0, 1], [0, 0], [1, 1], [1, 0]])
+    for targets in ([0.5, 1, 2, 3], [[0.5, 1], [1, 2], [2, 3], [3, 4]]):
+        data = hs.data.arrays(X, [Tensor(target) for target in targets], task="regression")
+        assert data.labels.reshape(np.shape(targets)).tolist() == targets
     data = hs.data.arrays(X, [["b"], [], ["a", "b"], ["a"]], task="multi")
     assert (data.classes, data.labels.tolist()) == (("a", "b"), [[0, 1], [0, 0], [1, 1], [1, 0]])
     data = hs.data.arrays(

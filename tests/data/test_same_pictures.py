@@ -597,6 +597,11 @@ def test_map_style_sets(tmp_path: Path) -> None:
         ([(images[0].astype(np.float32) / 255, 0)], r"the pixels are float32"),
         ([(images[0], Image.new("L", (3, 3)))], "label of sample 0 is an image"),
         ([(images[0], None)], "label 0 is None"),
+        (
+            Part(in_memory, [True, False, True]),
+            r"indices of a part of a set are booleans.*np\.flatnonzero\(mask\)",
+        ),
+        (Part(in_memory, np.array([False, True])), "indices of a part of a set are booleans"),
     ):
         with pytest.raises(DataError, match=message):
             hs.data.wrap(source)
@@ -676,7 +681,7 @@ def test_labels_are_those_of_a_sets_samples() -> None:
     for label, message in (
         (np.float32(0.7), "task='regression'"),
         (np.float32("nan"), "Label 0 is nan"),
-        (np.eye(2)[0], r"labels\.argmax\(axis=1\)"),
+        (np.eye(2)[0], r"np\.argmax\(labels, axis=1\)"),
     ):
         with pytest.raises(DataError, match=message):
             hs.data.wrap([(image, label) for image in images])

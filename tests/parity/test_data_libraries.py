@@ -13,6 +13,7 @@ from PIL import Image
 
 import headstart as hs
 from headstart.common.errors import DataError, SettingError
+from headstart.data.door import described
 
 NAMES = ("ant", "bee", "cow")
 
@@ -150,3 +151,73 @@ def test_sets_of_the_hub_from_disk(root: Path) -> None:
         assert told(hs.data.huggingface(items)) == told(folder), "whatever it shows its user"
     with pytest.raises(DataError, match="is a IterableDataset; expected"):
         hs.data.huggingface(whole.to_iterable_dataset())
+
+
+def by_line(thing: Any, **names: Any) -> Any:
+    """The data set that the line of code for `thing` makes, which is called data."""
+    scope = {"hs": hs, "np": np, "data": thing, **names}
+    *first, last = described(thing, "data")[1].split(", of uint8 images")[0].split(", then ")
+    for line in first:
+        exec(line, scope)
+    return eval(last, scope)
+
+
+def test_a_loader_is_told_with_what_its_sampler_takes(root: Path) -> None:
+    torch, tv = pytest.importorskip("torch"), pytest.importorskip("torchvision")
+    utils, whole, folder = torch.utils.data, tv.datasets.ImageFolder(root), hs.data.folder(root)
+    loader = utils.DataLoader(whole, sampler=utils.SubsetRandomSampler([16, 0, 7]))
+    assert by_line(loader, torch=torch).ids == tuple(folder.ids[i] for i in (16, 0, 7))
+    assert by_line(utils.DataLoader(whole, shuffle=True)).ids == folder.ids
+    mask = torch.arange(18) < 9
+    with pytest.raises(DataError, match="indices of a part of a set are booleans"):
+        hs.data.wrap(utils.Subset(whole, mask))
+
+
+@pytest.mark.of("keras")
+def test_lines_for_sets_of_tensorflow_lose_nothing(root: Path) -> None:
+    tf, keras = pytest.importorskip("tensorflow"), pytest.importorskip("keras")
+    pictures = np.stack([np.asarray(Image.open(file)) for file in files(root)])
+    numbers = np.repeat(range(3), 6)
+    expected = hs.data.arrays(pictures, numbers)
+    of, hot = tf.data.Dataset.from_tensor_slices, np.eye(3, dtype=np.float32)[numbers]
+    for data in (
+        of((pictures, numbers)),
+        of((pictures, numbers)).batch(5),
+        of((pictures, numbers)).batch(6).repeat(),
+        of({"image": pictures, "label": numbers}),
+        of({"image": pictures, "label": numbers}).batch(7),
+    ):
+        found = by_line(data, n=18)
+        assert (found.ids, found.labels.tolist()) == (expected.ids, numbers.tolist())
+    grey = by_line(of((pictures[..., 0], numbers)).batch(4))
+    assert grey.ids == hs.data.arrays(pictures[..., 0], numbers).ids
+    shuffled = by_line(of((pictures, numbers)).shuffle(18).batch(5))
+    assert told(shuffled) == told(expected)
+    weighted = by_line(of((pictures, numbers, np.arange(18.0))).batch(5))
+    assert weighted.ids == expected.ids and weighted.weights.tolist() == list(range(18))
+    for data in (of((pictures, hot)), of((pictures, hot)).batch(5)):
+        with pytest.raises(DataError, match=r"They are one-hot, .*np\.argmax\(labels, axis=1\)"):
+            by_line(data)
+    line = described(of(pictures).batch(5), "data")[1]
+    assert line.startswith(
+        "images = list(data.unbatch().as_numpy_iterator()), then hs.data.arrays(images, labels)"
+    )
+    folder, parts = hs.data.folder(root), []
+    for subset in ("training", "validation"):
+        part = keras.utils.image_dataset_from_directory(
+            root, validation_split=0.5, subset=subset, seed=3, image_size=(8, 8), batch_size=4, verbose=False
+        )
+        parts.append(by_line(part))
+        assert parts[-1].classes == NAMES and len(parts[-1]) == 9
+    assert told(parts[0]) | told(parts[1]) == told(folder), "the files, and not what was made of them"
+    assert not set(parts[0].ids) & set(parts[1].ids)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Any:
+            return pictures[5 * index : 5 * index + 5], numbers[5 * index : 5 * index + 5]
+
+    found = by_line(Batches())
+    assert (found.ids, found.labels.tolist()) == (expected.ids, numbers.tolist())
