@@ -18,9 +18,9 @@ CHANNELS = (1, 3, 4)
 
 def line_of_iterated(thing: Any, argument: str) -> str:
     """What to write of a set of tf.data, which `argument` is the name of."""
-    classes = getattr(thing, "class_names", None)
+    classes: Any = getattr(thing, "class_names", None)
     named = f", classes={argument}.class_names" if _are_texts(classes) else ""
-    files = getattr(thing, "file_paths", None)
+    files: Any = getattr(thing, "file_paths", None)
     if named and _are_texts(files) and {Path(file).parent.name for file in files} <= set(classes):
         return (
             "from pathlib import Path, then "
@@ -50,8 +50,8 @@ def line_of_batches(argument: str) -> str:
 
 def line_of_chosen(loader: Any, argument: str) -> str:
     """What to write of a loader whose sampler takes some of its set's samples alone; "" of another one."""
-    indices = getattr(getattr(loader, "sampler", None), "indices", None)
-    held = getattr(loader, "dataset", None)
+    indices: Any = getattr(getattr(loader, "sampler", None), "indices", None)
+    held: Any = getattr(loader, "dataset", None)
     if not hasattr(indices, "__len__") or not hasattr(held, "__len__") or len(indices) == len(held):
         return ""
     subset = f"{type(loader).__module__.rpartition('.')[0]}.Subset"
