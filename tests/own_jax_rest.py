@@ -75,7 +75,7 @@ class Encoder(Stem):
 
 class Pair(Stem):
     def __call__(self, x: jax.Array) -> Any:
-        return self.fc(self.pooled(x)), x
+        return self.fc(self.pooled(x)), self.pooled(x)
 
 
 class Two(Stem):

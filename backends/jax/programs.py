@@ -54,6 +54,18 @@ class Scope:
         return id(variable) in self.inputs
 
 
+def feeds(program: Any, variable: Any, others: Sequence[Any]) -> bool:
+    """Whether one of some other variables of a program is computed from this one, or in one step with it."""
+    makers = {id(made): equation for equation in program.eqns for made in equation.outvars}
+
+    def before(name: int) -> list[int]:
+        return [id(atom) for atom in makers[name].invars] if name in makers else []
+
+    made = makers.get(id(variable))
+    together = {id(variable)} if made is None else {*map(id, made.outvars)}
+    return not together.isdisjoint(reached(map(id, others), before))
+
+
 def of_batch(scope: Scope, variable: Any) -> bool:
     """Whether it is computed from the batch."""
     return any(

@@ -48,6 +48,7 @@ from headstart.backends.jax.submodules import (
     on_shapes,
     place_of,
     put,
+    row_at_end,
     stop,
     submodules_of,
     takes_names,
@@ -61,7 +62,7 @@ from headstart.data.inputs import Arrays
 from headstart.data.rows import ALONE
 from headstart.graph.cuts import BOTH_SIDES, in_a_branch
 from headstart.models.endings import ENDINGS
-from headstart.models.several import at_end
+from headstart.models.several import Entry, at_end
 
 CLOSE = 1e-4  # of what an ending makes of logits, computed here and there
 
@@ -99,9 +100,10 @@ def _put_at(module: nnx.Module, path: Path, value: Any) -> None:
 class Rest(nnx.Module):
     """Features `(n, ...)` -> what a module gives for them, `(n, classes)`."""
 
-    def __init__(self, whole: Whole, cut: str, before: bool, example: Any) -> None:
-        """`whole`: a copy. `cut`: its submodule that gives the features, or that takes them (`before`)."""
-        self.whole, self.cut, self.before = whole, cut, before
+    def __init__(self, whole: Whole, cut: str, before: bool, example: Any, row: Entry) -> None:
+        """`whole`: a copy. `cut`: its submodule that gives the features, or that takes them (`before`). `row`:
+        which of several arrays it gives, where no name tells."""
+        self.whole, self.cut, self.before, self.row = whole, cut, before, row
         self.inputs = Arrays.like(example)
         """what the module takes"""
         self.unused: tuple[tuple[Path, Unused], ...] = ()
@@ -119,7 +121,7 @@ class Rest(nnx.Module):
             unused.fill(whole, path)
         held = _held(whole)
         with self._giving(whole, features):
-            value = at_end(whole.given(batch), jax.Array)
+            value = at_end(whole.given(batch), jax.Array, self.row)
         for path, variable in _held(self.whole).items():  # statistics, and the states of random streams
             if held[path].get_value() is not variable.get_value():
                 variable.set_value(held[path].get_value())
@@ -172,26 +174,27 @@ def with_rest(request: WrapRequest) -> Wrapping:
     module = narrow(copied(request.native))
     by_name, example = takes_names(module, request.example), request.example
     calls, value = on_shapes(module, [*submodules_of(module, by_name, example)], by_name, example)
-    if (end := at_end(value, jax.Array)) is None:
+    row = row_at_end(module, by_name, example)
+    if (end := at_end(value, jax.Array, row)) is None:
         raise CutError(NO_LOGITS.format(called(module), HEADS))
     classifiers: Sequence[str] = ()
     # Where somebody says where to cut, a classifier that cannot be cut off stays in the head.
     with contextlib.nullcontext() if request.cut is None else contextlib.suppress(CutError):
-        classifiers = classifiers_of(module, by_name, example)
+        classifiers = classifiers_of(module, by_name, example, row=row)
     cut = _cut(request, module, by_name, classifiers, calls)
     before, at = cut.startswith(BEFORE), cut.removeprefix(BEFORE)
-    wrapping = up_to_submodule(replace(request, cut=cut, rest=False, logits=False, fresh=False))
+    wrapping = up_to_submodule(replace(request, cut=cut, rest=False, logits=False, fresh=False), row)
     if not isinstance(next(taken if before else given for path, taken, given in calls if path == at), jax.Array):
         raise CutError(NOT_ONE.format(at, "takes" if before else "gives", HEADS))
     structure, reason = told(lambda teller: ["rest", cut, by_name, teller.value(module)], module)
     # what a single classifier gives may be all that the module gives
     plain = any(path in classifiers and given is end for path, _, given in calls)
-    ending = "" if plain or len(classifiers) != 1 else _ending(module, by_name, example, classifiers)
+    ending = "" if plain or len(classifiers) != 1 else _ending(module, by_name, example, classifiers, row)
 
     def behind(whole: nnx.Module) -> Rest:
         if ending:
             stop(whole, classifiers, by_name, example)
-        return Rest(Whole(uncompiled(whole), by_name, bool(ending)), at, before, example)
+        return Rest(Whole(uncompiled(whole), by_name, bool(ending)), at, before, example, () if ending else row)
 
     def fresh(seed: int) -> nnx.Module:
         assert request.init is not None
@@ -201,7 +204,7 @@ def with_rest(request: WrapRequest) -> Wrapping:
     features = features_of(wrapping.trunk)
     used, convolves = _used(rest, features, example)
     if used is None:
-        legal = [path for path in _legal(module, by_name, example) if path not in classifiers]
+        legal = [path for path in _legal(module, by_name, example, row) if path not in classifiers]
         raise in_a_branch(cut, [path for path, *_ in calls], legal, at)
     if shared := sorted(names[path] for path in used if names.get(path) in wrapping.params):
         raise CutError(BOTH_SIDES.format("parameter", shared[0], cut))
@@ -249,14 +252,14 @@ def _before_dropout(path: str, calls: Calls) -> str:
     return idle[0] if idle else path
 
 
-def _ending(module: nnx.Module, by_name: bool, example: Any, classifiers: Sequence[str]) -> str:
+def _ending(module: nnx.Module, by_name: bool, example: Any, classifiers: Sequence[str], row: Entry) -> str:
     """What the module makes probabilities by of the logits that its one classifier gives, "" if it does not: told
     by its numbers, as it may be written in many ways."""
 
     def run(x: Any) -> tuple[Any, Any]:
         calls, value = called_on(module, classifiers, by_name, x)
         _, _, logits = calls[-1]
-        return at_end(value, jax.Array), logits
+        return at_end(value, jax.Array, row), logits
 
     end, logits = (np.asarray(array, np.float64) for array in jax.jit(run)(put(example)))
     if end.shape != logits.shape:
@@ -312,9 +315,10 @@ def _held(module: nnx.Module) -> dict[Path, nnx.Variable]:
     return {path: node for path, node in nnx.iter_graph(module) if isinstance(node, nnx.Variable)}
 
 
-def _legal(module: nnx.Module, by_name: bool, example: Any) -> list[str]:
+def _legal(module: nnx.Module, by_name: bool, example: Any, row: Entry) -> list[str]:
     """The submodules whose results all that the module gives is made of, in the order in which they end."""
-    program = jax.make_jaxpr(lambda x: at_end(watching(module, by_name)(x), jax.Array))(put(example)).jaxpr
+    run = watching(module, by_name, row)
+    program = jax.make_jaxpr(lambda x: at_end(run(x), jax.Array))(put(example)).jaxpr
     found = []
     for equation in program.eqns:
         name = str(equation.params.get("name", "")) if equation.primitive.name == NAME else ""

@@ -36,6 +36,7 @@ from headstart.backends.jax.parts import (
     uncompiled,
     variables,
 )
+from headstart.backends.jax.programs import feeds
 from headstart.backends.jax.telling import LIBRARIES, told
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRequest
@@ -43,7 +44,19 @@ from headstart.data.rows import count
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
 from headstart.models.endings import is_projection
-from headstart.models.several import TOKENS, Entry, arrays, at_end, by_name, dotted, entry_in, is_class_token
+from headstart.models.several import (
+    TOKENS,
+    Entry,
+    arrays,
+    at_end,
+    by_name,
+    dotted,
+    entry_in,
+    entry_of,
+    is_class_token,
+    row_of,
+    tell_row,
+)
 from headstart.models.structure import Structure
 
 Calls = list[tuple[str, Any, Any]]
@@ -69,12 +82,15 @@ def without_ending(module: nnx.Module) -> tuple[nnx.Module, str]:
     return nnx.Sequential(*layers), name
 
 
-def up_to_submodule(request: WrapRequest) -> Wrapping:
-    """A module as it is, all of it or up to a submodule."""
+def up_to_submodule(request: WrapRequest, row: Entry | None = None) -> Wrapping:
+    """A module as it is, all of it or up to a submodule. `row`: see `row_at_end`, where that is known."""
     module, ending = narrow(copied(request.native)), ""
     if request.logits:
         module, ending = without_ending(module)
     by_name = takes_names(module, request.example)
+    if row is None:
+        ends = request.cut in (None, END) or str(request.cut).startswith(BEFORE)
+        row = row_at_end(module, by_name, request.example) if ends else ()
     cut, before, wanted = request.cut, False, ""
     at: Sequence[str] = ()  # the submodule at which a run stops, or several classifiers before which it does
     if cut == END:
@@ -85,7 +101,7 @@ def up_to_submodule(request: WrapRequest) -> Wrapping:
         there, wanted = place_of(cut, module, by_name, request.example)
         at = [] if there is None else [there]
     elif request.fresh:
-        at = classifiers_of(module, by_name, request.example, ending)
+        at = classifiers_of(module, by_name, request.example, ending, row)
         cut, before = (f"{BEFORE}{', '.join(at)}", True) if at else (None, False)
     structure, reason = told(lambda teller: [cut, by_name, teller.value(module)], module)
     if at:
@@ -93,7 +109,7 @@ def up_to_submodule(request: WrapRequest) -> Wrapping:
     stop(module, at, by_name, request.example, before)
     whole = Whole(module, by_name, bool(at))
     if not before:
-        whole.entry = _entry(whole, request.example, wanted, repr(at[0]) if at else called(module))
+        whole.entry = _entry(whole, request.example, wanted, repr(at[0]) if at else called(module), row)
     by_itself = request.fresh and whole.entry == (TOKENS,) and not wanted
     if by_itself and output_of(whole, request.example).ndim == 3:
         whole.first = any(map(is_class_token, names_of(module).values()))
@@ -115,7 +131,7 @@ def up_to_submodule(request: WrapRequest) -> Wrapping:
         stop(upto, at, by_name, batch, before)
         original = Whole(upto, by_name, bool(at))
         original.entry, original.first = whole.entry, whole.first
-        return witnessed(original(put(batch)), at_end(value, jax.Array), part)
+        return witnessed(original(put(batch)), at_end(value, jax.Array, row), part)
 
     names, found = names_of(module), variables(whole)
     named = {path: names[path[1:]] for path, variable in found.items() if variable.shape != PRUNED}
@@ -127,10 +143,13 @@ def up_to_submodule(request: WrapRequest) -> Wrapping:
     return Wrapping(place, place, part, params, reason=reason, ending=ending, witness=witness, token_logits=each)
 
 
-def classifiers_of(module: nnx.Module, by_name: bool, example: Any, ending: str = "") -> Sequence[str]:
+def classifiers_of(
+    module: nnx.Module, by_name: bool, example: Any, ending: str = "", row: Entry = ()
+) -> Sequence[str]:
     """The submodules that are the classifiers at a module's end, in the order in which they run. CutError where
-    there is one that nothing can be cut off before. `ending`: what was taken off its end."""
-    paths, inside, matrices = classifier_of(watching(module, by_name), example, ending)
+    there is one that nothing can be cut off before. `ending`: what was taken off its end. `row`: see
+    `row_at_end`."""
+    paths, inside, matrices = classifier_of(watching(module, by_name, row), example, ending)
     if inside:
         raise CutError(HIDDEN.format(called(module), ", ".join(paths)))
     if own := [name for name in names_holding(module, matrices) if not is_projection(name)]:
@@ -138,27 +157,56 @@ def classifiers_of(module: nnx.Module, by_name: bool, example: Any, ending: str 
     return paths
 
 
-def watching(module: nnx.Module, by_name: bool) -> Callable[[Any], Any]:
-    """What runs a copy of the module on a batch, its layers noted."""
+def watching(module: nnx.Module, by_name: bool, row: Entry = ()) -> Callable[[Any], Any]:
+    """What runs a copy of the module on a batch, its layers noted. `row`: which of several arrays is wanted."""
 
     def run(x: Any) -> Any:
         if isinstance(module, linen.Bridged):
-            return linen.watched(lambda: Whole(nnx.clone(module), by_name, False).given(x))
-        return watched(uncompiled(nnx.clone(module)), lambda clone: Whole(clone, by_name, False).given(x))
+            value = linen.watched(lambda: Whole(nnx.clone(module), by_name, False).given(x))
+        else:
+            clone = uncompiled(nnx.clone(module))
+            value = watched(clone, lambda clone: Whole(clone, by_name, False).given(x))
+        return entry_of(value, row)
 
     return run
 
 
-def _entry(whole: Whole, example: Any, wanted: str, where: str) -> Entry:
-    """Which of several arrays the module gives as features."""
+def _entry(whole: Whole, example: Any, wanted: str, where: str, row: Entry) -> Entry:
+    """Which of several arrays the module gives as features. `row`: see `row_at_end`."""
     value = outputs_of(whole, example)
     if isinstance(value, jax.Array):
         return ()
-    shapes = {
+    return entry_in(_shapes(value), wanted, count(example), where, type(value).__name__, "array", row)
+
+
+def _shapes(value: Any) -> dict[Entry, tuple[int, ...]]:
+    """Of the arrays in what a module gives; () for those that are no features."""
+    return {
         entry: tuple(x.shape) if jnp.issubdtype(x.dtype, jnp.floating) else ()
         for entry, x in arrays(value, jax.Array)
     }
-    return entry_in(shapes, wanted, count(example), where, type(value).__name__, "array")
+
+
+def row_at_end(module: nnx.Module, by_name: bool, example: Any) -> Entry:
+    """See `several.row_of`, which is said; () where a map or tokens that the module gives are made of it, as what
+    a decoder gives is of a code."""
+    # with its layers noted, as of what JAX compiles it remembers the first run
+    seeing, runs = watching(module, by_name), list[Any]()
+    jax.eval_shape(lambda x: runs.append(seeing(x)), put(example))
+    shapes = _shapes(runs[0])
+    row = row_of(shapes, count(example))
+    if not row:
+        return ()
+
+    def run(x: Any) -> Any:
+        given = dict(arrays(seeing(x), jax.Array))
+        return given.pop(row), [array for array in given.values() if array.ndim > 2]
+
+    program = jax.make_jaxpr(run)(put(example)).jaxpr
+    if feeds(program, program.outvars[0], program.outvars[1:]):
+        return ()
+    tell_row(row, shapes, called(module))
+    return row
 
 
 def names_of(module: nnx.Module) -> dict[Path, str]:

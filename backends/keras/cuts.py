@@ -18,7 +18,8 @@ from headstart.backends.keras.nested import SEPARATOR, has_models
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import END, WrapRequest
 from headstart.graph.cuts import Paths, distinct_names, ends_beside
-from headstart.models.several import Entry, arrays, dotted, entry_in
+from headstart.models.endings import reached
+from headstart.models.several import LOGITS, Entry, arrays, dotted, entry_in, row_of, tell_row
 
 CHANNELS_FIRST = "channels_first"
 # what may leave a shape as it is and turn its axes round
@@ -108,12 +109,32 @@ def chosen(model: keras.Model, nodes: Mapping[str, Any], paths: Paths, request: 
     return tensor_of(model, nodes, name, entry_name, samples)
 
 
-def at_end(model: keras.Model, nodes: Mapping[str, Any], samples: int) -> Cut:
-    """Which of several tensors that a model gives is taken, by the call that makes it."""
-    found = dict(arrays(structure_of(model), keras.KerasTensor))
-    entry = entry_in(_shapes(found, samples), "", samples, repr(model.name), type(structure_of(model)).__name__)
+def at_end(model: keras.Model, nodes: Mapping[str, Any], samples: int, row: Entry = ()) -> Cut:
+    """Which of several tensors that a model gives is taken, by the call that makes it. `row`: see
+    `row_at_end`."""
+    given = structure_of(model)
+    found = dict(arrays(given, keras.KerasTensor))
+    entry = entry_in(_shapes(found, samples), "", samples, repr(model.name), type(given).__name__, row=row)
     node, index = made_by(nodes, found[entry])
     return named(node, nodes[node], index)
+
+
+def row_at_end(model: keras.Model, samples: int) -> Entry:
+    """Which of several tensors stands for all that a model gives: what is called its logits, or see
+    `several.row_of`, which is said; () where a map or tokens that it gives are made of that, as what a decoder
+    gives is of a code."""
+    found = dict(arrays(structure_of(model), keras.KerasTensor))
+    shapes = _shapes(found, samples)
+    if shapes.get((LOGITS,)):
+        return (LOGITS,)
+    if not (row := row_of(shapes, samples)):
+        return ()
+    made = {id(tensor): node for node in calls(model) for tensor in node.outputs}
+    others = [made[id(x)] for entry, x in found.items() if entry != row and len(x.shape) > 2]
+    if made[id(found[row])] in reached(others, lambda node: node.parent_nodes):
+        return ()
+    tell_row(row, shapes, model.name)
+    return row
 
 
 def tensor_of(model: keras.Model, nodes: Mapping[str, Any], name: str, entry_name: str, samples: int) -> Cut:

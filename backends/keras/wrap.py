@@ -32,6 +32,7 @@ from headstart.backends.keras.copying import (
     quantized_layer,
     reproducible,
     seeded,
+    structure_of,
     tell_of_losses,
     thawed,
     weights_of,
@@ -46,6 +47,7 @@ from headstart.backends.keras.cuts import (
     nodes_of,
     numbered,
     paths_of,
+    row_at_end,
 )
 from headstart.backends.keras.door import settled
 from headstart.backends.keras.endings import take_off
@@ -62,6 +64,7 @@ from headstart.graph import NativePart
 from headstart.graph.cuts import BOTH_SIDES
 from headstart.models.feature_layout import last_only
 from headstart.models.processors import is_converter, preprocess_of
+from headstart.models.several import Entry, entry_of
 
 NUMBERED, UNNAMED = re.compile(r"(?:jax_|nnx_)?variable(?:_\d+)?"), "variable"
 
@@ -99,6 +102,9 @@ def wrap(request: WrapRequest) -> Wrapping:
     check_clone(request.native, model, _rows(model, request.example))
     tell_of_losses(model)
     fixed = _fixed(request.native, model)
+    samples = count(request.example)
+    end, row = _end(model, request, samples)
+    model = _giving(model, end)
     shown: dict[str, str] = {}
     ending, numbers = "", "node"
     joins = request.fresh and request.cut is not None and request.cut.startswith(BEFORE)
@@ -116,11 +122,10 @@ def wrap(request: WrapRequest) -> Wrapping:
     apart = read_by(nodes, ends)
     somewhere = bool(paths.cuts) or len(apart) > 1 or any(not nodes[cut.node].is_input for cut in apart)
     replaced = request.rest or (request.fresh and bool(found.calls) and somewhere)
-    samples = count(request.example)
     at: Cut | Joined | None = None
     if (request.cut == END and not request.rest) or (request.cut is None and not replaced):
         if len(model.outputs) > 1:
-            at = at_end(model, nodes, samples)
+            at = at_end(model, nodes, samples, row)
     elif request.cut is None or (joins and replaced):
         at = before_classifiers(model, nodes, paths, ends, request.fresh, samples)
     if request.cut not in (None, END, at and at.name) or (request.rest and request.cut == END):
@@ -145,7 +150,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         with seeded(seed):
             if request.init is None:
                 return _drawn(model)
-            fresh = copied(request.init(seed))
+            fresh = _giving(copied(request.init(seed)), end)
             return unfolded(fresh, _rows(fresh, request.example))[0] if inside else fresh
 
     def trunk_anew(seed: int) -> keras.Model:
@@ -155,7 +160,7 @@ def wrap(request: WrapRequest) -> Wrapping:
 
     structure, reason = told(trunk)
     part = _part(trunk, request.example, structure, fixed, trunk_anew)
-    witness = settled(partial(_witnessed, request.native, at))
+    witness = settled(partial(_witnessed, request.native, at, end))
     made = Wrapping(
         cut,
         place,
@@ -180,6 +185,26 @@ def wrap(request: WrapRequest) -> Wrapping:
         lambda seed: keras.Model(behind.of(nodes_of(fresh := again(seed), shown)), fresh.outputs[0]),
     )
     return replace(made, head=head_part, head_params=_params(head))
+
+
+def _end(model: keras.Model, request: WrapRequest, samples: int) -> tuple[int | None, Entry]:
+    """Which of several outputs of a model is followed to its classifier, or is what its rest gives, by its place;
+    None: it gives one, or none of them. And what is taken of them as features where no name tells."""
+    ends = request.cut in (None, END) or str(request.cut).startswith(BEFORE)
+    if len(model.outputs) == 1 or not (request.rest or ends) or not (row := row_at_end(model, samples)):
+        return None, ()
+    tensor = entry_of(structure_of(model), row)
+    place = next(place for place, output in enumerate(model.outputs) if output is tensor)
+    if not request.rest and request.cut != END:
+        found = classifiers(_giving(model, place))
+        if found.calls or found.unseen:
+            return place, row
+    return (place if request.rest else None), row
+
+
+def _giving(model: keras.Model, end: int | None) -> keras.Model:
+    """The model, of its outputs with that one alone."""
+    return model if end is None else keras.Model(model.inputs, model.outputs[end], name=model.name)
 
 
 def _rest(model: keras.Model, trunk: keras.Model, stop: Any, cut: str, name: str) -> keras.Model:
@@ -217,17 +242,17 @@ def attempt(native: keras.Model, example: Any) -> None:
     outputs(native, _rows(native, example))
 
 
-def _witnessed(native: keras.Model, cut: Cut | Joined | None, batch: Any) -> Witnessed:
-    """What the user's model itself gives; a cut of None is its end."""
+def _witnessed(native: keras.Model, cut: Cut | Joined | None, place: int | None, batch: Any) -> Witnessed:
+    """What the user's model itself gives; a cut of None is its end. `place`: of the output that is its end."""
     with beside(native):
-        return _given(native, cut, _rows(native, batch))
+        return _given(native, cut, place, _rows(native, batch))
 
 
-def _given(native: keras.Model, cut: Cut | Joined | None, rows: list[Any]) -> Witnessed:
+def _given(native: keras.Model, cut: Cut | Joined | None, place: int | None, rows: list[Any]) -> Witnessed:
     ends = outputs(native, rows)
-    end = ends[0] if len(ends) == 1 else None
+    end = ends[place or 0] if len(ends) == 1 or place is not None else None
     if cut is None:
-        return Witnessed(ends[0], end, _rounding(native))
+        return Witnessed(ends[place or 0], end, _rounding(native))
     # a view of the same layers: none of them is called again
     whole = keras.Model(one_or_all(native.inputs), one_or_all(native.outputs))
     nodes = nodes_of(whole)

@@ -82,9 +82,9 @@ class Cast:
 OWN = (Cast, Ending, Turned)
 
 
-def at_end(value: Any) -> torch.Tensor | None:
-    """What a module gives at its end, where that is one tensor, or logits among other things."""
-    tensor: torch.Tensor | None = several.at_end(value, torch.Tensor)
+def at_end(value: Any, row: Entry = ()) -> torch.Tensor | None:
+    """See `several.at_end`."""
+    tensor: torch.Tensor | None = several.at_end(value, torch.Tensor, row)
     return tensor
 
 
@@ -93,12 +93,16 @@ def tensors(value: Any) -> Iterator[tuple[Entry, torch.Tensor]]:
     return several.arrays(value, torch.Tensor)
 
 
-def entry_in(value: Any, entry_name: str, samples: int, where: str) -> Entry:
+def entry_in(value: Any, entry_name: str, samples: int, where: str, row: Entry = ()) -> Entry:
     """See `several.entry_in`."""
-    shapes = {
+    return several.entry_in(shapes_of(value), entry_name, samples, where, type(value).__name__, row=row)
+
+
+def shapes_of(value: Any) -> dict[Entry, tuple[int, ...]]:
+    """Of the tensors in what a module gave; () for those that are no features."""
+    return {
         entry: tuple(x.shape) if x.is_floating_point() or x.is_quantized else () for entry, x in tensors(value)
     }
-    return several.entry_in(shapes, entry_name, samples, where, type(value).__name__)
 
 
 def has_class_token(module: nn.Module) -> bool:

@@ -184,7 +184,8 @@ def before_classifier(source: nn.Module, traced: Traced, paths: Paths) -> str:
     # a norm, a temperature or an offset alone is no layer
     parameters = {name: p for name, p in parameters.items() if is_matrix(p)} or parameters
     needing = {traced.names[node] for node in ranking(source, traced)}
-    for node in traced.graph.nodes if not needing else ():
+    nodes = [] if needing else [*traced.graph.nodes] if traced.result is None else traced.needed(traced.result)
+    for node in nodes:
         own = [name for name in parameters if str(node.target) == name or name.startswith(f"{node.target}.")]
         if node.op == "call_module" and own and node in traced.names:
             needing.add(traced.names[node])

@@ -25,11 +25,13 @@ from headstart.backends.torch.classifier import (
     smooths,
     widths,
 )
-from headstart.backends.torch.ending import tensors
+from headstart.backends.torch.ending import at_end, shapes_of, tensors
 from headstart.backends.torch.reading import distinct
 from headstart.backends.torch.trace import Call, sharing
-from headstart.models.endings import Layer, classifiers_among, is_projection
-from headstart.models.several import dotted, main
+from headstart.data.rows import count
+from headstart.models import several
+from headstart.models.endings import Layer, classifiers_among, is_projection, reached
+from headstart.models.several import Entry, dotted, main
 
 RESIZING = frozenset(
     f"upsample{kind}" for kind in ("nearest1d", "nearest2d", "linear1d", "bilinear2d", "bilinear2daa", "bicubic2d")
@@ -55,7 +57,7 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[
     walk = _Walk(source)
     output = walk.run(call, example)
     found = {dotted(entry): tensor for entry, tensor in tensors(output)}
-    alone = main(found) if (whole := found.get("")) is None else whole
+    alone = at_end(output, call.row) if call.row else found.get("", main(found))
     ends = [tensor for tensor in found.values() if tensor.is_floating_point()] if alone is None else [alone]
     walk.single = len(ends) == 1
     if not ends or not all(
@@ -67,6 +69,24 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[
     if len(ends) > 1 and len(distinct(ranks)) > 1:
         return {}  # several tasks, each with features of its own
     return ranks
+
+
+def row_at_end(source: nn.Module, call: Call, value: Any, example: Any) -> Entry:
+    """See `several.row_of`, which is said; () where a map or tokens that the module gives are made of it, as what
+    a decoder gives is of a code. `value`: what the module gives for the example."""
+    shapes = shapes_of(value)
+    row = several.row_of(shapes, count(example))
+    if not row:
+        return ()
+    # a copy, since what a module keeps of this run hangs on the gradient's graph and could not be copied
+    with torch.enable_grad():
+        given = dict(tensors(call(sharing(source, buffers=False), batch_of(example))))
+    made = getattr(given.pop(row, None), "grad_fn", None)
+    others = [x.grad_fn for x in given.values() if x.grad_fn is not None and x.ndim > 2]
+    if made is None or made in reached(others, _before):
+        return ()
+    several.tell_row(row, shapes, type(source).__name__)
+    return row
 
 
 class _Walk:

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from headstart.backends.torch.arrays import batch_of, exact_numpy
 from headstart.backends.torch.classifier import is_linear
-from headstart.backends.torch.ending import tensors
+from headstart.backends.torch.ending import at_end, tensors
 from headstart.backends.torch.reading import joined
 from headstart.backends.torch.steps import ranks_places, ranks_rows
 from headstart.backends.torch.trace import Call, Part, sharing
@@ -256,7 +256,7 @@ def _replace(source: nn.Module, name: str, module: nn.Module) -> nn.Module:
 def classifier_at_end(run: Run, source: nn.Module, call: Call, example: Any) -> tuple[str, str] | None:
     """The linear layer whose output the module gives, or gives as its logits, and what it makes of it: a name in
     `headstart.models.endings`. None where there is none."""
-    if (end := _end(run.output)) is None or end.ndim != 2:
+    if (end := _end(run.output, call)) is None or end.ndim != 2:
         return None
     for name in run.ran:
         taken, given = run.values[name]
@@ -268,13 +268,19 @@ def classifier_at_end(run: Run, source: nn.Module, call: Call, example: Any) -> 
     return None
 
 
-def is_projected(run: Run, path: str, ending: str) -> bool:
+def is_projected(run: Run, call: Call, path: str, ending: str) -> bool:
     """Whether what a layer gives is called a projection, and is what the module gives; but not where probabilities
     of classes are made of it."""
-    return isinstance(run.output, torch.Tensor) and is_projection(path) and not is_shared_out(ending)
+    return (
+        (bool(call.row) or isinstance(run.output, torch.Tensor))
+        and is_projection(path)
+        and not is_shared_out(ending)
+    )
 
 
-def _end(output: Any) -> torch.Tensor | None:
+def _end(output: Any, call: Call) -> torch.Tensor | None:
+    if call.row:
+        return at_end(output, call.row)
     found = {dotted(entry): tensor for entry, tensor in tensors(output)}
     return found.get("", found.get(LOGITS))
 
@@ -292,16 +298,16 @@ def _probed(
     handle = source.get_submodule(path).register_forward_hook(lambda *_: probe.clone())
     try:
         with torch.no_grad():
-            end = _end(call(source, batch_of(example)))
+            end = _end(call(source, batch_of(example)), call)
     finally:
         handle.remove()
     return probe, probe[:0] if end is None else end
 
 
-def _ranking_tokens(source: nn.Module, run: Run) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def _ranking_tokens(source: nn.Module, call: Call, run: Run) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """The linear layers, the last one first, that may make logits of every token where the module gives those of
     one, or what it makes of them: the layer, what it gives, and what the module gives."""
-    if (end := _end(run.output)) is None or end.ndim != 2:
+    if (end := _end(run.output, call)) is None or end.ndim != 2:
         return
     for name in reversed(run.ran):
         (taken, given), module = run.values[name], source.get_submodule(name)
@@ -314,12 +320,12 @@ def _ranking_tokens(source: nn.Module, run: Run) -> Iterator[tuple[str, torch.Te
 def classifier_of_one_token(source: nn.Module, call: Call, example: Any, run: Run) -> str | None:
     """The linear layer that makes logits of every token, of which the module gives those of one, or their mean:
     without it the module gives at its end what this layer makes the logits of. None where there is none."""
-    for name, _, end in _ranking_tokens(source, run):
+    for name, _, end in _ranking_tokens(source, call, run):
         shell, module = sharing(source), source.get_submodule(name)
         leave_out(shell, name)
         try:
             with torch.no_grad():
-                read = _end(call(shell, batch_of(example)))
+                read = _end(call(shell, batch_of(example)), call)
                 if read is not None and read.ndim == 2 and torch.allclose(module(read), end, 1e-4, 1e-6):
                     return name
         except Exception:  # it cannot do without
@@ -327,11 +333,11 @@ def classifier_of_one_token(source: nn.Module, call: Call, example: Any, run: Ru
     return None
 
 
-def classifier_of_tokens(source: nn.Module, run: Run) -> str | None:
+def classifier_of_tokens(source: nn.Module, call: Call, run: Run) -> str | None:
     """The linear layer that makes logits of every token, where the module gives what it makes of those of one of
     them, or of their mean: probabilities, which without the layer would be made of features. None where there is
     none."""
-    for name, given, end in _ranking_tokens(source, run):
+    for name, given, end in _ranking_tokens(source, call, run):
         if given.shape[::2] == end.shape and pooling(exact_numpy(given.float()), exact_numpy(end.float())):
             return name
     return None

@@ -14,7 +14,7 @@ import operator
 import sys
 import types
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from headstart.backends.doors.torch import AUTOCAST
 from headstart.backends.torch.chance import drawn, undrawn
 from headstart.common.errors import CutError
 from headstart.graph.cuts import Paths, distinct_names, ends_beside
-from headstart.models.several import by_name
+from headstart.models.several import Entry, by_name
 
 
 def sharing(module: nn.Module, buffers: bool = True) -> nn.Module:
@@ -54,6 +54,8 @@ class Call:
     """of a dict's arrays; (): one array"""
     by_name: bool
     """whether forward's own arguments have these names; else it takes the array, or the dict"""
+    row: Entry = ()
+    """which of several tensors that it gives is taken as its end, where no name tells"""
 
     @classmethod
     def of(cls, module: nn.Module, example: Any) -> Call:
@@ -213,8 +215,12 @@ class Traced:
             self.inputs = self.inputs[:1]
         self.output = next(node for node in graph.nodes if node.op == "output")
         entries = _entries(self.output.args[0])
-        if isinstance(entries, dict) and isinstance(logits := entries.get("logits"), fx.Node):
-            entries = logits  # as transformers' classifiers give them, beside other things
+        self.beside: Set[str] = frozenset()
+        """the names under which it gives other things than the logits, as transformers' classifiers do"""
+        if call.row:
+            entries = _entry(entries, call.row)
+        elif isinstance(entries, dict) and isinstance(logits := entries.get("logits"), fx.Node):
+            self.beside, entries = entries.keys() - {"logits"}, logits
         self.output.args = (entries,)
         self.names = self._named()
         self.nodes = {name: node for node, name in self.names.items()}
@@ -347,7 +353,7 @@ class Traced:
 
     def slice(self, start: fx.Node | None, stop: fx.Node, activation: Activation | None = None) -> fx.Graph:
         """What computes `stop`, from the inputs or from `start`; without `activation`, where there is one."""
-        needed = self._needed(start, stop)
+        needed = self.needed(stop, start)
         if start is not None and (missed := [n for n in self.inputs if n in needed]):
             raise CutError(f"{self.names[stop]!r} takes {missed[0]} directly, past the cut")
         graph = fx.Graph()
@@ -365,7 +371,7 @@ class Traced:
         graph.output(made[stop])
         return graph
 
-    def _needed(self, start: fx.Node | None, stop: fx.Node) -> set[fx.Node]:
+    def needed(self, stop: fx.Node, start: fx.Node | None = None) -> set[fx.Node]:
         """What `stop` is computed from, until `start`: also what is written to such a value on the way, of which
         nothing else may be taken."""
         order = list(self.graph.nodes)
@@ -403,6 +409,17 @@ def _entries(given: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         return dict(given.kwargs)
     return dict(zip(kind._fields, given.args, strict=True)) if hasattr(kind, "_fields") else given
+
+
+def _entry(given: Any, row: Entry) -> Any:
+    """What stands there in what a module gives; all of it where a submodule gives it that was left whole."""
+    value = given
+    try:
+        for key in row:
+            value = _entries(value)[key]
+    except (KeyError, IndexError, TypeError):
+        return given
+    return value if isinstance(value, fx.Node) else given
 
 
 def _wanted(node: fx.Node, call: Call) -> bool:

@@ -14,6 +14,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -48,7 +49,7 @@ from headstart.data import Preprocess
 from headstart.data.rows import count
 from headstart.graph.cuts import BOTH_SIDES
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
-from headstart.models.several import LOGITS, TOKENS, dotted, entry_of
+from headstart.models.several import LOGITS, NAMED, TOKENS, Entry, dotted, entry_of
 from headstart.models.teller import Teller
 
 
@@ -93,7 +94,9 @@ def wrap(request: WrapRequest) -> Wrapping:
     start = perf_counter()
     with torch.no_grad(), undrawn(0):
         # What it keeps of its first run, in a global or a cache, is to be tensors, and not what a trace has.
-        call(sharing(source), batch_of(request.example))
+        value = call(sharing(source), batch_of(request.example))
+    if request.rest or request.cut in (None, END) or str(request.cut).startswith(BEFORE):
+        call = replace(call, row=steps.row_at_end(source, call, value, request.example))
     with sparing(perf_counter() - start):
         made = _made(request, source, call, Traced.of(source, call))
         check_separate(request, made.wrapping, beside)
@@ -101,7 +104,7 @@ def wrap(request: WrapRequest) -> Wrapping:
         made.wrapping,
         params={name: buffers.get(name, value) for name, value in made.wrapping.params.items()},
         head_params={name: buffers.get(name, value) for name, value in made.wrapping.head_params.items()},
-        witness=original.witness(made.place, made.ending.of, at_end, made.whole),
+        witness=original.witness(made.place, made.ending.of, partial(at_end, row=call.row), made.whole),
         labels=labels_of(native),
     )
 
@@ -230,9 +233,9 @@ def _stopped_before_classifier(
         token = None if path else stopped.classifier_of_one_token(source, call, request.example, run)
         if token is not None:
             return _left_out(request, source, call, run, token)
-        if not path and (path := stopped.classifier_of_tokens(source, run) or ""):
+        if not path and (path := stopped.classifier_of_tokens(source, call, run) or ""):
             reads = {path: run.values[path][0]}
-    if not path or (not request.rest and not reads and stopped.is_projected(run, path, ending)):
+    if not path or (not request.rest and not reads and stopped.is_projected(run, call, path, ending)):
         if not request.rest or traced is not None:
             return None
         raise CutError(
@@ -292,7 +295,7 @@ def _left_out(request: WrapRequest, source: nn.Module, call: Call, run: stopped.
     cut = f"{BEFORE}{path}"
     if call.by_name:
         source.forward = ByName(source.forward)
-    ending = Ending(() if isinstance(run.output, torch.Tensor) else (LOGITS,))
+    ending = Ending(call.row or (() if isinstance(run.output, torch.Tensor) else (LOGITS,)))
     structure, reason = told(source, lambda teller: [cut, call.by_name, teller.value(source)])
     part = part_of(request, Shown.by(source, request.example), structure, pristine, ending)
     return Made(Wrapping(cut, cut, part, params_of(source, source), reason=reason), None, ending)
@@ -323,6 +326,8 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
     if traced is not None and traced.result is not None:
         last = traced.activation(traced.result) if request.logits else None
         graph = traced.slice(None, traced.result, last)
+        if last is None and (entry not in ("", LOGITS) or (not entry and traced.beside & {*NAMED})):
+            graph = None  # of the logits, where another thing that it gives is taken
 
     def tell(teller: Teller) -> Any:
         return [call.by_name, teller.value(source)] if graph is None else describe(teller, source, graph)
@@ -349,7 +354,7 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
     if call.by_name:
         source.forward = ByName(source.forward)
     cut, shown = entry or END, Shown.by(source, request.example)
-    ending = _ending(request, shown, cut, entry, type(source).__name__, axis)
+    ending = _ending(request, shown, cut, entry, type(source).__name__, axis, call.row)
     if ending.entry and not entry and not ending.first:  # of which the cut by that name would be all tokens
         cut = dotted(ending.entry)
     part = part_of(request, shown, structure, pristine, ending)
@@ -447,12 +452,14 @@ def _ending(
     entry_name: str,
     where: str,
     axis: Callable[[axes.Watched, Any], tuple[int | None, str]],
+    row: Entry = (),
 ) -> Ending:
-    """What has to be done with what the trunk gives. `axis`: runs the whole, marks what is at the cut."""
+    """What has to be done with what the trunk gives. `axis`: runs the whole, marks what is at the cut. `row`: what
+    is taken of several things where no name tells."""
     value = shown.value
-    entry = (
-        entry_in(value, entry_name, count(request.example), where) if not isinstance(value, torch.Tensor) else ()
-    )
+    entry: Entry = ()
+    if not isinstance(value, torch.Tensor):
+        entry = entry_in(value, entry_name, count(request.example), where, row)
     if entry and request.rest:
         raise CutError(
             f"{where} gives a {type(value).__name__} and not one tensor, of which there is no rest; cut elsewhere"

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from headstart.common.errors import CutError
+from headstart.common.log import LOG
 from headstart.graph.cuts import listed
 
 Entry = tuple[str | int, ...]
@@ -22,6 +24,8 @@ EMBEDDED = ("image_embeds", "text_embeds", "sentence_embedding")  # of transform
 HUBS_POOLED, HUBS_TOKENS = "pooled_output", "sequence_output"  # as KerasHub calls them
 POOLED, TOKENS, LOGITS = "pooler_output", "last_hidden_state", "logits"
 MAP, AUXILIARY = "out", "aux"  # of torchvision's networks for segmentation
+NAMED = (POOLED, HUBS_POOLED, *EMBEDDED, TOKENS, HUBS_TOKENS, LOGITS)
+"""what libraries give for features; of several the first"""
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
 
@@ -66,9 +70,44 @@ def main(given: Mapping[Any, Any]) -> Any:
     return given[MAP] if MAP in given and given.keys() <= {MAP, AUXILIARY} else None
 
 
-def at_end(value: Any, kind: type[Any]) -> Any:
-    """What a module gives at its end, where that is one array of the `kind`, or logits among other things; else
-    None."""
+def row_of(shapes: Mapping[Entry, tuple[int, ...]], samples: int) -> Entry:
+    """Of arrays of which no name tells what they are: the only one that is a row `(n, c)` for each sample, which
+    the others stand beside, as tokens and maps stand beside logits; () where there is none.
+
+    A number for each sample is no features, and a number for each place of what stands beside it, such as the
+    weights that tokens were pooled by, says nothing without that. `shapes`: see `entry_in`."""
+    fitting = {entry: shape for entry, shape in shapes.items() if len(shape) > 1 and shape[0] == samples}
+    rows = [entry for entry, shape in fitting.items() if len(shape) == 2]
+    named = {entry[0] for entry in shapes if entry} & {*NAMED, MAP}
+    if len(shapes) < 2 or len(rows) != 1 or named:
+        return ()
+    width = fitting[rows[0]][1]
+    counted = any(width in _places(shape[1:]) for entry, shape in fitting.items() if entry != rows[0])
+    return () if width == 1 or counted else rows[0]
+
+
+def _places(shape: tuple[int, ...]) -> set[int]:
+    """How many places a map of this shape a sample has, or how many tokens there are: whatever the order of its
+    axes, in a map; of tokens, the channels last."""
+    return {shape[0]} if len(shape) == 2 else {math.prod(shape[:-1]), math.prod(shape[1:])}
+
+
+def tell_row(entry: Entry, shapes: Mapping[Entry, tuple[int, ...]], called: str) -> None:
+    """Say that `row_of` has chosen among what the module `called` so gives."""
+    others = [f"{dotted(other)!r} {shape[1:]}" for other, shape in shapes.items() if len(shape) > 2]
+    LOG.info(
+        "%s gives several arrays, and %r, the only one that is a row for each sample, is taken as its end%s",
+        called,
+        dotted(entry),
+        f"; cut= takes another: {listed(others)} (shapes of a sample)" if others else "",
+    )
+
+
+def at_end(value: Any, kind: type[Any], row: Entry = ()) -> Any:
+    """What a module gives at its end, where that is one array of the `kind`, or logits among other things, or what
+    `row_of` has chosen; else None."""
+    if row:
+        return entry_of(value, row)
     if isinstance(value, Mapping) and LOGITS in value:
         value = value[LOGITS]
     elif dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
@@ -88,12 +127,13 @@ def entry_in(
     where: str,
     given: str,
     what: str = "tensor",
+    row: Entry = (),
 ) -> Entry:
-    """The entry that `entry_name` names; without a name the only one, or what libraries give for features. Raises
-    CutError that lists what there is.
+    """The entry that `entry_name` names; without a name the only one, what libraries give for features, or `row`.
+    Raises CutError that lists what there is.
 
     `shapes`: of the arrays there; () for those that can be no features. `where`, `given`, `what`: what gives them,
-    the type that holds them, and what one of them is called, for that error."""
+    the type that holds them, and what one of them is called, for that error. `row`: what `row_of` has chosen."""
     there = {dotted(entry): entry for entry in shapes}
     fitting = {dotted(entry): shape for entry, shape in shapes.items() if len(shape) > 1 and shape[0] == samples}
     if entry_name:
@@ -105,9 +145,11 @@ def entry_in(
     elif len(fitting) == 1:
         return there[next(iter(fitting))]
     else:
-        for name in (POOLED, HUBS_POOLED, *EMBEDDED, TOKENS, HUBS_TOKENS, LOGITS):
+        for name in NAMED:
             if name in fitting:
                 return there[name]
+        if row:
+            return row
     if not fitting:
         raise CutError(
             f"{where} gives a {given} without a {what} that has a row for each sample; cut it elsewhere, or wrap "
