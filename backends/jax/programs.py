@@ -63,7 +63,8 @@ def feeds(program: Any, variable: Any, others: Sequence[Any]) -> bool:
 
     made = makers.get(id(variable))
     together = {id(variable)} if made is None else {*map(id, made.outvars)}
-    return not together.isdisjoint(reached([id(other) for other in others], before))
+    places = reached([id(other) for other in others], before)
+    return any(place in together for place in places)
 
 
 def of_batch(scope: Scope, variable: Any) -> bool:
