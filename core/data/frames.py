@@ -20,6 +20,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from headstart.common.errors import DataError, UnknownNameError
 from headstart.common.machine import available_memory
 from headstart.data.class_files import MARKS
@@ -117,7 +119,10 @@ def frame_of(source: Any) -> tuple[Frame, str | None]:
         columns = {str(name): name for name in source.columns}  # a frame of pandas may have numbers for names
         names = [str(name) for name in source.columns]
         return _of_columns(names, lambda name: source[columns[name]]), None
-    raise DataError(f"the table is a {type(source).__name__}; {EXPECTED}")
+    mend = "; hs.data.huggingface(data) opens it" if hasattr(source, "column_names") else ""
+    if isinstance(source, list) and all(isinstance(row, Mapping) for row in source):
+        mend = "; of rows: pandas.DataFrame(rows)"
+    raise DataError(f"the table is a {type(source).__name__}; {EXPECTED}{mend}")
 
 
 def _of_columns(names: list[str], column: Callable[[str], Any]) -> Frame:
@@ -126,7 +131,7 @@ def _of_columns(names: list[str], column: Callable[[str], Any]) -> Frame:
         for method in ("to_list", "tolist"):
             if hasattr(found, method):
                 return list(getattr(found, method)())
-        return list(ordered(found, f"the cells of column {name!r}"))
+        return [_plain(cell) for cell in ordered(found, f"the cells of column {name!r}")]
 
     def read(names: Sequence[str]) -> dict[str, Column]:
         columns: dict[str, Column] = {name: values(name) for name in names}
@@ -136,6 +141,13 @@ def _of_columns(names: list[str], column: Callable[[str], Any]) -> Frame:
         return columns
 
     return Frame("the table", names, read)
+
+
+def _plain(cell: Any) -> Any:
+    """What a tensor of no axis or one holds; anything else as it is."""
+    if isinstance(cell, np.ndarray | np.generic) or not hasattr(cell, "__array__") or getattr(cell, "ndim", 2) > 1:
+        return cell
+    return cell.tolist() if hasattr(cell, "tolist") else np.asarray(cell).tolist()
 
 
 def _of_file(path: TableFile) -> Frame:

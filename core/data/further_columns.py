@@ -5,6 +5,7 @@ Invariant: a row that lacks one is an error, and never quietly of a part, a grou
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +52,7 @@ def groups_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
             f"{place(bad)} has no group in column {column!r}; expected one in every row, one of its own if need be"
         )
     groups = np.empty(len(values), object)
-    groups[:] = [normal(str(whole_of(value)).strip()) for value in values]
+    groups[:] = [normal(_text(value).strip()) for value in values]
     names = sorted(set(groups.tolist()))
     if unknown := [name for name in names if name in MISSING]:
         warnings.warn(
@@ -68,6 +69,13 @@ def groups_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
             stacklevel=6,
         )
     return groups
+
+
+def _text(value: Any) -> str:
+    """A group's name; of bytes, as arrays and Parquet have text, what they say."""
+    with contextlib.suppress(UnicodeDecodeError):
+        return value.decode() if isinstance(value, bytes) else str(whole_of(value))
+    return str(value)
 
 
 def weights_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:

@@ -112,7 +112,7 @@ def hub_pictures(
         of_images = _image_columns(rows.first)
         column = of_images[0] if len(of_images) == 1 else image_column(rows.frame)
     pictures = rows.images(column, truncated, range(len(rows)))
-    return sound(pictures, unlabelled(len(pictures)), rows.frame.name, (), on_error)
+    return sound(pictures, unlabelled(len(pictures)), rows.frame.name, (), on_error, rows.left(column, ()))
 
 
 def is_saved_hub_set(path: str | Path) -> bool:

@@ -25,7 +25,7 @@ NAMES = frozenset(
     }
 )
 PREFIXES = (".", "found.0", "@syno")  # found.000: what chkdsk saved
-SUFFIXES = (":zone.identifier", "@synoeastream", "@synoresource")
+SUFFIXES = (":zone.identifier", "@synoeastream", "@synoresource", "_$folder$")  # the last: of Hadoop, in buckets
 
 
 def is_litter(name: str) -> bool:

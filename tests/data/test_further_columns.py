@@ -47,6 +47,21 @@ def test_a_group_that_is_called_as_a_missing_one_is_told(files: list[str], name:
 
 
 @pytest.mark.neutral
+def test_groups_in_bytes_are_those_in_text(files: list[str]) -> None:
+    """As arrays of NumPy and TensorFlow, and columns of Parquet, have text."""
+    names = ["caf\u00e9", "p1", "caf\u00e9", "p2", "p2", "p1"]
+    encoded = [name.encode() for name in names]
+    columns = {"file": files, "label": ["ant", "bee"] * (N // 2)}
+    text = hs.data.table(columns | {"who": names}, group="who")
+    for same in (encoded, np.array(encoded)):
+        data = hs.data.table(columns | {"who": same}, group="who")
+        assert data.groups == tuple(names) and data.split(0.5)[0].ids == text.split(0.5)[0].ids
+        assert hs.data.arrays(np.zeros((N, 2, 2, 3), np.uint8), [0] * N, groups=same).groups == tuple(names)
+    odd = hs.data.table(columns | {"who": [b"\xff", b"\xfe", *encoded[2:]]}, group="who")
+    assert odd.groups is not None and len(set(odd.groups)) == 5
+
+
+@pytest.mark.neutral
 def test_points_between_thousands_are_told(files: list[str]) -> None:
     """As spreadsheets of much of Europe write numbers: 1.250 is 1250 beside 980, and would be 1.25."""
     prices = ["1.250", "980", "12.500", "1.999", "310", "2.400"]

@@ -531,6 +531,7 @@ def test_other_refusals(root: Path) -> None:
         (write(root / "t.xlsx", "x"), "is no table that is read here"),
         ("abfs://bucket/t.csv", "is an address"),
         (3, "the table is a int"),
+        ([{"file": "a", "label": "b"}], r"the table is a list; .*; of rows: pandas.DataFrame\(rows\)"),
         ({"file": ["a"], "label": []}, "differing lengths"),
         (write(root / "t.jsonl", "[1]\n"), "line 1 is no JSON object"),
         (write(root / "u.jsonl", '{"file": 1'), "line 1 is no JSON"),

@@ -219,5 +219,8 @@ def test_lines_for_sets_of_tensorflow_lose_nothing(root: Path) -> None:
         def __getitem__(self, index: int) -> Any:
             return pictures[5 * index : 5 * index + 5], numbers[5 * index : 5 * index + 5]
 
+    encoded = tf.constant([Path(file).read_bytes() for file in files(root)])
+    columns = hs.data.table({"image": encoded, "label": tf.constant(names(root))})
+    assert (columns.ids, columns.classes) == (folder.ids, NAMES) and told(columns) == told(folder)
     found = by_line(Batches())
     assert (found.ids, found.labels.tolist()) == (expected.ids, numbers.tolist())
