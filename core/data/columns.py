@@ -29,7 +29,7 @@ from headstart.data.label_texts import (
     warn_of_spaces,
 )
 from headstart.data.labels import warn_of_missing
-from headstart.data.names import class_list, normal, shown, twins, warn_of_kin
+from headstart.data.names import bare, class_list, normal, shown, twins, warn_of_kin
 
 NO_NUMBER = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
 """what a missing number, or a missing time, is as text"""
@@ -41,6 +41,7 @@ SHOWN = 3
 ROUNDED = 0.01
 SCALARS = frozenset({"text", "whole", "number", "truth"})
 """of `_kind`, what a label may be"""
+PLAIN = frozenset({str, int, float, bool})
 SAY_TASK = "say which it is: task='single' for classes, task='regression' for numbers (--task)"
 
 Place = Callable[[int], str]
@@ -115,8 +116,8 @@ def labels_in(
 
 
 def _read(column: str, values: Sequence[Any], place: Place) -> Sequence[Any]:
-    """The values, with bytes as the text that they are."""
-    if not any(_has_bytes(value) for value in values):
+    """The values, with bytes as the text that they are, and members of an Enum as what they stand for."""
+    if set(map(type, values)) <= PLAIN:
         return values
     texts = []
     for i, value in enumerate(values):
@@ -131,15 +132,11 @@ def _read(column: str, values: Sequence[Any], place: Place) -> Sequence[Any]:
     return texts
 
 
-def _has_bytes(value: Any) -> bool:
-    return isinstance(value, bytes) or (isinstance(value, list | tuple) and any(map(_has_bytes, value)))
-
-
 def _decoded(value: Any) -> Any:
-    """A label, or several in a list, with bytes as text."""
+    """A label, or several in a list."""
     if isinstance(value, list | tuple):
         return [_decoded(one) for one in value]
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode() if isinstance(value, bytes) else bare(value)
 
 
 def label_lists(values: Sequence[Any], separator: str | None, several: bool = True) -> list[list[str]] | None:

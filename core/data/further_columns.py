@@ -19,7 +19,7 @@ from headstart.data.columns import NO_NUMBER, Place, is_missing, number_of, whol
 from headstart.data.label_texts import first_comma, warn_of_points
 from headstart.data.labels import MISSING
 from headstart.data.layouts import role_of
-from headstart.data.names import kin, normal, shown
+from headstart.data.names import bare, kin, normal, shown
 
 
 def parts_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray | None:
@@ -74,7 +74,7 @@ def groups_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
 def _text(value: Any) -> str:
     """A group's name; of bytes, as arrays and Parquet have text, what they say."""
     with contextlib.suppress(UnicodeDecodeError):
-        return value.decode() if isinstance(value, bytes) else str(whole_of(value))
+        return value.decode() if isinstance(value, bytes) else str(whole_of(bare(value)))
     return str(value)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from headstart.common.errors import DataError, DataWarning
 from headstart.common.text import first_few
-from headstart.data.names import normal, shown
+from headstart.data.names import bare, normal, shown
 
 SHOWN = 5
 
@@ -26,7 +26,7 @@ def names_of(
     the numbers, and could be numbered by them. DataError for a number that is neither."""
     if not all(map(_is_whole, values)):
         return values, []
-    called, numbers = list(map(str, classes)), sorted({int(value) for value in values})
+    called, numbers = [str(bare(name)) for name in classes], sorted({int(value) for value in values})
     far = [i for i, value in enumerate(values) if not 0 <= int(value) < len(classes)]
     if set(map(str, values)) <= set(called):
         other = [k for k in numbers if not far and normal(called[k]) != str(k)]

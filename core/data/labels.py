@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.common.errors import DataError, DataWarning
-from headstart.data.names import class_list, normal, normal_all, twins, warn_of_kin
+from headstart.data.names import bare, class_list, normal, normal_all, twins, warn_of_kin
 from headstart.data.rows import ordered, unmasked
 
 NO_CLASS = "-1"
@@ -158,7 +158,8 @@ def _flat(labels: Any, what: str) -> np.ndarray:
         raise DataError(f"labels are a {type(labels).__name__}; {expectation}")
     labels = ordered(unmasked(labels, "the labels"), "the labels")
     try:
-        values = np.asarray(labels if hasattr(labels, "__array__") else list(labels))
+        labels = labels if hasattr(labels, "__array__") else list(labels)
+        values = np.asarray(labels)
     except ValueError:
         raise DataError(
             f"labels are lists of differing lengths; {expectation}. Several classes for one {what} "
@@ -168,7 +169,7 @@ def _flat(labels: Any, what: str) -> np.ndarray:
     except Exception as error:  # a tensor on a GPU, or one that needs its gradient
         kind = type(labels).__name__
         raise DataError(f"labels are a {kind} that is no array ({error}); {expectation}") from None
-    if values.dtype.kind == "U" and isinstance(labels, list | tuple):
+    if values.dtype.kind == "U" and isinstance(labels, list):
         values = np.array(labels, object)  # numpy makes words of numbers and of what is missing
     if values.ndim == 2 and values.shape[1] == 1 and values.dtype.kind in "iubOSU":
         values = values[:, 0]
@@ -181,7 +182,7 @@ def _flat(labels: Any, what: str) -> np.ndarray:
 
 def _names_or_numbers(values: np.ndarray, expectation: str) -> np.ndarray:
     """Of a column of strings, or of objects such as pandas has them."""
-    items = values.tolist()
+    items = [bare(item) for item in values.tolist()]
     for i, item in enumerate(items):
         if isinstance(item, bytes):
             try:

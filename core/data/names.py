@@ -10,6 +10,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
+from enum import Enum
 from numbers import Integral
 from typing import Any
 
@@ -44,6 +45,12 @@ def normal_all(names: Iterable[str]) -> tuple[str, ...]:
         spellings = [ascii(name) for name, form in zip(names, composed, strict=True) if form in doubled]
         raise DataError(f"the classes {', '.join(spellings)} are one name in two spellings; expected one")
     return composed
+
+
+def bare(value: Any) -> Any:
+    """What a member of an Enum of texts or whole numbers stands for, whose text is "Kind.CAT"; anything else as it
+    is."""
+    return value.value if isinstance(value, Enum) and isinstance(value, str | int) else value
 
 
 def alike(name: str) -> str:
@@ -129,7 +136,7 @@ def class_list(classes: Any, error: type[HeadstartError] = DataError) -> tuple[s
         raise error(f"classes is a {kind}; expected a list of names, in the order of their numbers: {mend}")
     if isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
         raise error(f"classes is {classes!r:.200}; expected a list of names")
-    listed = list(classes)
+    listed = [bare(name) for name in classes]
     for name in listed:
         if isinstance(name, bool) or not isinstance(name, str | Integral) or name == "":
             raise error(f"classes holds {name!r:.80}; expected a list of names, none missing")

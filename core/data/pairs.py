@@ -419,10 +419,10 @@ def _by_number(classes: Sequence[str], numbers: Any) -> list[str] | None:
 
 def _plain(label: Any) -> Any:
     """A label as Python has it, of a tensor or array that holds one; of one that holds more, as an array."""
-    if not hasattr(label, "item") or isinstance(label, str):
+    if isinstance(label, str) or not (hasattr(label, "item") or hasattr(label, "__array__")):
         return label
     try:
-        return label.item()
+        return label.item() if hasattr(label, "item") else np.asarray(label).item()
     except Exception:  # several values, in words of each library's
         return as_array(label, "a label")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import headstart as hs
 from headstart.common.errors import DataError, DataWarning
@@ -14,6 +17,15 @@ from headstart.common.errors import DataError, DataWarning
 pytestmark = pytest.mark.neutral
 
 X = np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3)
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+ENCODED = [encoded(pixels) for pixels in X]
 
 
 class Column:
@@ -196,6 +208,49 @@ def test_numbers_for_numbers() -> None:
 def test_classes_that_are_none(classes: Any) -> None:
     with pytest.raises(DataError, match="classes"):
         hs.data.arrays(X, [0, 0, 0, 0], classes=classes)
+
+
+class Kind(str, Enum):  # noqa: UP042 - whose text is "Kind.CAT", as older code has them
+    CAT = "cat"
+    ANT = "ant"
+
+
+class Number(int, Enum):
+    TWO = 2
+    TEN = 10
+
+
+def test_members_of_an_enum_are_what_they_stand_for() -> None:
+    kinds = [Kind.CAT, Kind.ANT, Kind.ANT, Kind.CAT]
+    for data in (
+        hs.data.arrays(X, kinds),
+        hs.data.arrays(X, iter(kinds)),
+        hs.data.arrays(X, np.array(kinds, object)),
+        hs.data.wrap(list(zip(X, kinds, strict=True))),
+        hs.data.table({"image": ENCODED, "label": kinds}),
+        hs.data.arrays(X, kinds, classes=[Kind.ANT, Kind.CAT]),
+        hs.data.table({"image": ENCODED, "label": kinds}, classes=list(reversed(Kind))),
+    ):
+        assert (data.classes, data.labels.tolist()) == (("ant", "cat"), [1, 0, 0, 1])
+    several = [[Kind.CAT], [Kind.CAT, Kind.ANT], [], [Kind.ANT]]
+    for data in (
+        hs.data.arrays(X, several, task="multi"),
+        hs.data.table({"image": ENCODED, "label": several}),
+    ):
+        assert (data.classes, data.labels.tolist()) == (("ant", "cat"), [[0, 1], [1, 1], [0, 0], [1, 0]])
+    numbers = [Number.TEN, Number.TWO, Number.TWO, Number.TEN]
+    data = hs.data.table({"image": ENCODED, "label": numbers, "who": kinds}, group="who")
+    assert (data.classes, data.labels.tolist()) == (("10", "2"), [0, 1, 1, 0])
+    assert data.groups == ("cat", "ant", "ant", "cat")
+    assert hs.data.arrays(X, numbers, classes=[str(k) for k in range(11)]).labels.tolist() == [10, 2, 2, 10]
+
+
+def test_labels_that_can_be_read_once_are_no_others() -> None:
+    """NumPy makes words of numbers and of what is missing."""
+    for odd in (["cat", 3, "dog", "cat"], ["cat", float("nan"), "dog", "cat"]):
+        for labels in (odd, iter(odd), dict(enumerate(odd)).values()):
+            with pytest.raises(DataError, match=r"label 1 is .*, all of one kind and none missing"):
+                hs.data.arrays(X, labels)
 
 
 def test_labels_of_other_tasks() -> None:
