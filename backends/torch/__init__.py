@@ -21,6 +21,7 @@ DESCRIPTION = Description(
             channels_first=True,
         ),
     ),
+    onnx=("onnxscript",),
     wraps="a torch.nn.Module",
     order=1,
 )

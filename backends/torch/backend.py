@@ -85,7 +85,7 @@ class TorchBackend:
         return profile.profile(folder)
 
     def write(self, program: Program, format: str, path: Path, texts: Mapping[str, str]) -> None:
-        files.write(program, path, texts)
+        files.write(program, format, path, texts)
 
     def rank(self) -> tuple[int, int] | None:
         group = torch.distributed

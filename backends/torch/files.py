@@ -1,9 +1,10 @@
-"""Models as files of torch's own, by `torch.export`."""
+"""Models as files of torch's own, by `torch.export`, and as ONNX by torch's exporter of what that makes."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,18 +84,59 @@ def _stops_let_through() -> Iterator[None]:
         fx.Tracer.call_module = plain
 
 
-def write(program: Program, path: Path, texts: Mapping[str, str]) -> None:
+def write(program: Program, format: str, path: Path, texts: Mapping[str, str]) -> None:
+    WRITERS[format](_exported(program), program, path, texts)
+
+
+def _exported(program: Program) -> torch.export.ExportedProgram:
     arrays = {
         name: torch.zeros(SAMPLES, *shape, dtype=getattr(torch, dtype)) for name, shape, dtype in program.inputs
     }
     batch = {name: {0: torch.export.Dim.DYNAMIC} for name in arrays}
     try:
         with _stops_let_through():
-            exported = torch.export.export(Exportable(program), (), arrays, dynamic_shapes=batch, strict=False)
+            return torch.export.export(Exportable(program), (), arrays, dynamic_shapes=batch, strict=False)
     except Exception as error:  # torch's exporter raises of all kinds
         raise ExportError(
             f"torch.export cannot write this model ({raised_text(error)}); "
             "expected a module that computes any number of samples (x.shape[0], not len(x)) without Python's own "
             "branches on values, of arrays whose names Python allows for arguments; or another format"
         ) from error
+
+
+def _pt2(exported: torch.export.ExportedProgram, program: Program, path: Path, texts: Mapping[str, str]) -> None:
     pt2.save(exported, str(path), texts)
+
+
+def _onnx(exported: torch.export.ExportedProgram, program: Program, path: Path, texts: Mapping[str, str]) -> None:
+    try:
+        with _unlogged():
+            made = torch.onnx.export(exported, dynamo=True, verbose=False, output_names=list(program.outputs))
+        assert made is not None
+    except OSError:
+        raise
+    except Exception as error:  # torch's exporter raises of all kinds
+        raise ExportError(
+            f"torch.onnx cannot write this model ({raised_text(error)}); expected a module of operations that "
+            "ONNX has; or .pt2, or another format"
+        ) from error
+    made.model.metadata_props.update(texts)
+    made.save(path)
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Of every constant that it cannot fold, torch's exporter warns; core folds them."""
+    logger = logging.getLogger("onnxscript")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+WRITERS: Mapping[str, Callable[[torch.export.ExportedProgram, Program, Path, Mapping[str, str]], None]] = {
+    "onnx": _onnx,
+    "pt2": _pt2,
+}

@@ -73,6 +73,9 @@ class Description:
     further modules that this takes. Without any, the backend has no method `exports`"""
     formats: tuple[FileFormat, ...] = ()
     """the kinds of files that it writes models to; with the ability "export" at least one"""
+    onnx: tuple[str, ...] | None = None
+    """what must be importable for it to write programs that hold a part of a user's module as ONNX, too, of which
+    core makes none. None: neither does it"""
     wraps: str = ""
     """of a backend that can wrap: what `hs.wrap` takes of this framework, such as "a torch.nn.Module\""""
     asked_before: tuple[str, ...] = ()

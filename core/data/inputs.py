@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,16 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import DataError, SettingError
+from headstart.common.reading import ANY, ListOf, check
+from headstart.common.text import shortened
 from headstart.data.dataset import Dataset
 from headstart.data.decode import WHOLE, Jpegs
 from headstart.data.rows import ALONE, Rows, described, entries_of, unmasked
+
+DTYPES = frozenset(np.dtype(kind).name for kind in "?bBhHiIlLqQf")
+"""in which arrays reach a model"""
+MOST_NUMBERS = 1 << 31
+"""of one sample"""
 
 
 @dataclass(frozen=True)
@@ -110,8 +118,16 @@ class Arrays:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Arrays:
-        """The inverse of `as_dict`."""
-        return cls(tuple((str(name), tuple(shape), str(dtype)) for name, shape, dtype in settings["arrays"]))
+        """The inverse of `as_dict`. ValueError for settings that this does not give."""
+        check(settings["arrays"], ListOf(ListOf(ANY, 3)), "arrays")
+        for name, shape, dtype in settings["arrays"]:
+            check([name, dtype], ListOf(str), "the name and dtype of an array")
+            check(shape, ListOf(int), "the shape of an array")
+            if min(shape, default=0) < 0 or math.prod(shape) > MOST_NUMBERS or dtype not in DTYPES:
+                raise ValueError(f"an array of a sample is {shortened(dtype)} of shape {shortened(str(shape))}")
+        if not settings["arrays"]:
+            raise ValueError("there are no arrays")
+        return cls(tuple((name, tuple(shape), dtype) for name, shape, dtype in settings["arrays"]))
 
     def __str__(self) -> str:
         return described({name: (shape, dtype) for name, shape, dtype in self.entries})

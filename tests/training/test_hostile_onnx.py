@@ -210,9 +210,36 @@ def subgraph(proto: Any) -> None:
     attribute.g.CopyFrom(onnx.GraphProto(name="inner"))
 
 
+def a_body_of_its_own(proto: Any) -> None:
+    """Of an op that may stand in a file."""
+    proto.graph.node.insert(0, onnx.helper.make_node("Identity", ["images"], ["new"]))
+    subgraph(proto)
+
+
+def gigabytes(proto: Any) -> None:
+    """Zeros without end, of a shape that is known before anything is run."""
+    helper, graph = onnx.helper, proto.graph
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1 << 20, 1 << 20, 1]), "times"))
+    logits, graph.node[-1].input[0] = graph.node[-1].input[0], "sum"
+    added = [
+        helper.make_node("Shape", ["images"], ["shape"], start=1),
+        helper.make_node("Mul", ["shape", "times"], ["sides"]),
+        helper.make_node("ConstantOfShape", ["sides"], ["zeros"]),
+        helper.make_node("ReduceMax", ["zeros"], ["largest"], keepdims=0),
+        helper.make_node("Add", [logits, "largest"], ["sum"]),
+    ]
+    for node in added:
+        graph.node.insert(len(graph.node) - 1, node)
+
+
 def tensor_attribute(proto: Any) -> None:
     attribute = proto.graph.node[0].attribute.add(name="value", type=4)
-    attribute.t.CopyFrom(onnx.TensorProto(dims=[HUGE], data_type=1))
+    attribute.t.CopyFrom(onnx.TensorProto(dims=[8], data_type=1))
+
+
+def wide_tensor_attribute(proto: Any) -> None:
+    tensor_attribute(proto)
+    proto.graph.node[0].attribute[-1].t.dims[0] = HUGE
 
 
 def huge_attribute(proto: Any) -> None:
@@ -241,6 +268,10 @@ def texts(proto: Any) -> None:
 def two_inputs(proto: Any) -> None:
     proto.graph.input.add().CopyFrom(proto.graph.input[0])
     proto.graph.input[1].name = "more"
+
+
+def same_inputs(proto: Any) -> None:
+    proto.graph.input.add().CopyFrom(proto.graph.input[0])
 
 
 def no_inputs(proto: Any) -> None:
@@ -306,19 +337,23 @@ def long_name(proto: Any) -> None:
         (backwards, "nodes are out of order"),
         (twice, "two nodes give"),
         (add_node("Loop", ["images"]), "a node's op is 'Loop'"),
-        (add_node("Expand", ["images"]), "a node's op is 'Expand'"),
+        (add_node("RandomNormalLike", ["images"]), "a node's op is 'RandomNormalLike'"),
+        (add_node("SequenceConstruct", ["images"]), "a node's op is 'SequenceConstruct'"),
+        (gigabytes, "cannot be run (Available memory of"),
+        (a_body_of_its_own, "an attribute has a field of number 6"),
         (add_node("Relu", ["images"], domain="evil.ops"), "a node's op is of the domain 'evil.ops'"),
         (
             add_node("Concat", ["input.scale", "input.scale"], axis=0),
             "a node Concat computes nothing of the input",
         ),
         (add_node("Relu", []), "a node Relu has 0 inputs and 1 outputs"),
-        (other_opset, "its opset is ai.onnx 17, evil.ops 1; expected ai.onnx 17"),
+        (other_opset, "its opset is ai.onnx 17, evil.ops 1; expected ai.onnx 17 to 26"),
         (function, "the file has a field of number 25, which is none of ours"),
         (training, "the file has a field of number 20"),
         (sparse, "its graph has a field of number 15"),
         (subgraph, "an attribute has a field of number 6"),
-        (tensor_attribute, "an attribute has a field of number 5"),
+        (tensor_attribute, "the weight '' has no bytes, or bytes in two places"),
+        (wide_tensor_attribute, "the weight '' has the shape [1152921504606846976]"),
         (huge_attribute, "an attribute is 1,152,921,504,606,846,976"),
         (shape_of(HUGE), "has the shape [1152921504606846976]"),
         (shape_of(1 << 20, 1 << 20, 1 << 20), "4,611,686,018,427,387,904 bytes, and 12 are there"),
@@ -328,7 +363,8 @@ def long_name(proto: Any) -> None:
         (packed, "a weight has a field of number 4"),
         (texts, "is of ONNX's number type 8"),
         (two_inputs, "it has 2 inputs; expected one"),
-        (no_inputs, "it has 0 inputs; expected one"),
+        (same_inputs, "two inputs have one name"),
+        (no_inputs, "it has no input"),
         (other_output, "no node gives its output 'nowhere'"),
         (one_output, "its outputs are logits; expected logits, probabilities"),
         (
@@ -388,6 +424,19 @@ def test_a_file_of_tiny_pieces_ends_soon(proto: Any, tmp_path: Path, monkeypatch
         ("preprocess", '{"size": 14, "resize": 16, "interpolation": "x", "mean": 0, "std": 0}', "interpolation"),
         ("preprocess", '{"size": 1e9}', "preprocess settings lack"),
         ("preprocess", '{"evil": 1}', "unknown preprocess setting"),
+        ("preprocess", '{"arrays": 5}', "arrays is a whole number, expected a list"),
+        ("preprocess", '{"arrays": []}', "there are no arrays"),
+        ("preprocess", '{"arrays": [["images", [3]]]}', "arrays[0] has 2 entries, expected 3"),
+        ("preprocess", '{"arrays": [["images", [-3], "uint8"]]}', "an array of a sample is uint8 of shape [-3]"),
+        ("preprocess", '{"arrays": [["images", [1073741824, 8], "uint8"]]}', "an array of a sample is uint8"),
+        ("preprocess", '{"arrays": [["images", [3], "object"]]}', "an array of a sample is object"),
+        (
+            "preprocess",
+            '{"arrays": [["images", [3], "uint8"]]}',
+            "images, uint8 ('n', 14, 14, 3); expected images",
+        ),
+        ("preprocess", '{"arrays": [["x", [3], "uint8"]]}', "its input is images, uint8"),
+        ("preprocess", '{"arrays": [["x", [], "uint8"], ["y", [], "int8"]]}', "it has 1 inputs; expected x, y"),
         ("verified", "{", "its figures of its verification cannot be read"),
     ],
 )

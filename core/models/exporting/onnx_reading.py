@@ -2,8 +2,9 @@
 
 A stranger's file may ask for 2^60 bytes, name weights outside of its folder, go round in a circle, or hold layers
 that make gigabytes of nothing as it is opened. The checker of the package onnx believes all sizes, and needs onnx,
-which whoever runs a file does not. A file of ours is a small part of what ONNX allows: some thirty ops, one input,
-nodes in the order in which they are run, weights as plain bytes. So we look for just that, a few bytes at a time.
+which whoever runs a file does not. A file of ours is a part of what ONNX allows: ops that compute arrays of such,
+no graphs inside of graphs, nodes in the order in which they are run, weights as plain bytes. So we look for just
+that, a few bytes at a time.
 
 Invariant: of what is returned, every part lies inside of the file, or of a file beside it, and every node computes
 something of the input.
@@ -23,7 +24,7 @@ import numpy as np
 from headstart.common.errors import ModelFileError
 from headstart.common.text import shortened
 from headstart.data.signatures import what_is
-from headstart.models.exporting.onnx_graph import NUMBERS, OPS, OPSET
+from headstart.models.exporting.onnx_graph import NUMBERS, OPSET
 from headstart.models.exporting.wire import NUMBER, Field, Wire
 
 LARGEST_NBYTES = 1 << 31
@@ -42,14 +43,40 @@ PREFIX_NBYTES = 512
 OURS = "an ONNX file that headstart wrote"
 NEEDED = ("part", "task", "classes", "preprocess")
 """of the metadata, in every file of ours"""
-DTYPES: Mapping[int, np.dtype[Any]] = {number: np.dtype(name) for name, number in NUMBERS.items()}
+OPSETS = range(OPSET, 27)
+"""versions of ONNX's own ops that files may be written in"""
+OPS = frozenset(  # as a list it would be pages
+    """
+    Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool
+    BatchNormalization BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu
+    CenterCropPad Clip Col2Im Compress Concat ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumSum
+    DFT DeformConv DepthToSpace DequantizeLinear Det Div DynamicQuantizeLinear Einsum Elu Equal Erf Exp
+    Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool
+    GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax
+    Identity InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log
+    LogSoftmax LpNormalization LpPool MatMul MatMulInteger Max MaxPool MaxUnpool Mean
+    MeanVarianceNormalization Min Mish Mod Mul Neg NonZero Not OneHot Or PRelu Pad Pow QLinearConv
+    QLinearMatMul QuantizeLinear RMSNormalization RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum
+    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
+    ReverseSequence RoiAlign RotaryEmbedding Round STFT ScatterElements ScatterND Selu Shape Shrink Sigmoid
+    Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan
+    Tanh TensorScatter ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
+    """.split()  # noqa: SIM905
+)
+"""Ops that compute arrays of arrays, and the same whenever they are run: nothing that draws numbers, holds a graph
+of its own, or takes texts and sequences"""
+OTHER_NUMBERS = {"|i1": 3, "<u2": 4, "<i2": 5, "<i4": 6, "|b1": 9, "<f8": 11, "<u4": 12, "<u8": 13}
+"""of files of wrapped modules"""
+DTYPES: Mapping[int, np.dtype[Any]] = {
+    number: np.dtype(name) for name, number in {**NUMBERS, **OTHER_NUMBERS}.items()
+}
 
 # ---- fields of ONNX's messages, by their numbers in onnx.proto
 _PRODUCER, _PRODUCER_VERSION, _GRAPH, _OPSET, _METADATA = 2, 3, 7, 8, 14
 _MODEL = {1: "ir_version", _PRODUCER: "", _PRODUCER_VERSION: "", _GRAPH: "", _OPSET: "", _METADATA: ""}
 _NODES, _TENSORS, _INPUTS, _OUTPUTS = 1, 5, 11, 12
 _NODE = {1: "input", 2: "output", 3: "name", 4: "op_type", 5: "attribute", 7: "domain"}
-_ATTRIBUTE = {1: "name", 2: "f", 3: "i", 7: "floats", 8: "ints", 20: "type"}
+_ATTRIBUTE = {1: "name", 2: "f", 3: "i", 4: "s", 5: "t", 7: "floats", 8: "ints", 20: "type"}
 _TENSOR = {1: "dims", 2: "data_type", 8: "name", 9: "raw_data", 13: "external_data", 14: "data_location"}
 
 
@@ -142,9 +169,9 @@ def _model(wire: Wire) -> tuple[Contents, Field]:
         raise ValueError("there is no graph in it")
     if not all(name in contents.metadata for name in NEEDED):
         return contents, graph  # somebody else's, which is said first
-    if opsets != [("", OPSET)]:
+    if len(opsets) != 1 or opsets[0][0] or opsets[0][1] not in OPSETS:
         texts = ", ".join(f"{shortened(domain, 40) or 'ai.onnx'} {version}" for domain, version in opsets)
-        raise ValueError(f"its opset is {texts or 'missing'}; expected ai.onnx {OPSET}")
+        raise ValueError(f"its opset is {texts or 'missing'}; expected ai.onnx {OPSETS[0]} to {OPSETS[-1]}")
     _only(wire, 0, wire.size, _MODEL, "the file")
     return contents, graph
 
@@ -191,23 +218,24 @@ class _Graph:
 
     def _check_order(self) -> None:
         """Every node takes what is there before it, and something of the input."""
-        if len(self._contents.inputs) != 1:
-            raise ValueError(f"it has {len(self._contents.inputs)} inputs; expected one")
+        taken = [value.name for value in self._contents.inputs]
         weights = [tensor.name for tensor in self._contents.tensors]
-        constant, computed = set(weights), {self._contents.inputs[0].name}
+        constant, computed = set(weights), set(taken)
+        if not taken or len(computed) < len(taken):
+            raise ValueError("two inputs have one name" if taken else "it has no input")
         if len(constant) < len(weights) or constant & computed or "" in constant | computed:
             raise ValueError("two weights have one name, or none")
         for op, inputs, outputs in self._nodes:
             for name in inputs:
-                if name not in computed and name not in constant:
+                if name and name not in computed and name not in constant:  # "": an input that is left out
                     raise ValueError(
                         f"a node {op} takes '{shortened(name, 40)}', which none before it gives: nodes are out of "
                         "order, go round in a circle, or lack one"
                     )
             if computed.isdisjoint(inputs):
                 raise ValueError(f"a node {op} computes nothing of the input")
-            for name in outputs:
-                if not name or name in computed or name in constant:
+            for name in filter(None, outputs):
+                if name in computed or name in constant:
                     raise ValueError(f"two nodes give '{shortened(name, 40)}'")
                 computed.add(name)
         for value in self._contents.outputs:
@@ -248,6 +276,10 @@ class _Graph:
                 for number in self._wire.numbers(entry):
                     if abs(number) > LARGEST_NUMBER:
                         raise ValueError(f"{what} is {number:,}")
+            elif entry.number == 4:
+                self._name(entry, what)
+            elif entry.number == 5:
+                self._tensor(entry)
 
     def _tensor(self, message: Field) -> Tensor:
         name, number, outside = "", 0, False

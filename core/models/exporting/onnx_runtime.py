@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from headstart.common.reading import check_regular
 from headstart.common.text import shortened
 from headstart.models.exporting.onnx_reading import Contents, Tensor, file_beside, read_contents
 
+PROVIDER = "CPUExecutionProvider"
 SILENT = 4
 """onnxruntime's own log: what is wrong is raised as well"""
 POOL_SHARE = 0.75
@@ -79,15 +80,14 @@ class OnnxSession:
             self._outside = [library.OrtValue.ortvalue_from_numpy(array) for array in outside.values()]
             options.add_external_initializers(list(outside), self._outside)
         try:
-            self._session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = library.InferenceSession(content, options, providers=[PROVIDER])
         except Exception as error:  # onnxruntime has a class for each of its codes, below no common one
             raise ModelFileError(f"{path}: cannot be run ({said_by(error)})") from error
 
-    def run(self, outputs: Sequence[str], rows: np.ndarray) -> list[np.ndarray]:
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """These outputs of a batch. ModelFileError where the graph cannot be computed."""
-        (entry,) = self.contents.inputs
         try:
-            made: list[np.ndarray] = self._session.run(list(outputs), {entry.name: rows})
+            made: list[np.ndarray] = self._session.run(list(outputs), dict(inputs))
         except Exception as error:
             raise ModelFileError(f"{self._path}: cannot be run ({said_by(error)})") from error
         return made

@@ -36,9 +36,8 @@ class About:
     """the node where a trunk ends and a head begins"""
 
     @classmethod
-    def read(cls, texts: Mapping[str, str], arrays: bool = True) -> About:
-        """`arrays`: whether it may be of a wrapped module that takes no pictures. KeyError for a text that is
-        missing, ValueError or an error of headstart's for one that says nothing."""
+    def read(cls, texts: Mapping[str, str]) -> About:
+        """KeyError for a text that is missing, ValueError or an error of headstart's for one that says nothing."""
         part = _one_of(texts, "part", PARTS)
         task = _one_of(texts, "task", TASKS)
         return cls(
@@ -46,7 +45,7 @@ class About:
             task=task,
             classes=class_list(read_json(texts["classes"], "classes", ListOf(str)), ModelFileError),
             threshold=_threshold(texts) if task == MULTI else THRESHOLD,
-            preprocess=None if part == HEAD else _preprocess(texts["preprocess"], arrays),
+            preprocess=None if part == HEAD else _preprocess(texts["preprocess"]),
             verified=_verified(texts),
             cut=texts.get("cut"),
         )
@@ -68,9 +67,9 @@ def read_json(text: str, what: str, shape: Any) -> Any:
     return content
 
 
-def _preprocess(text: str, arrays: bool) -> Preprocess | Arrays:
+def _preprocess(text: str) -> Preprocess | Arrays:
     settings = read_json(text, "preprocessing", dict)
-    return Arrays.from_dict(settings) if arrays and "arrays" in settings else Preprocess.from_dict(settings)
+    return Arrays.from_dict(settings) if "arrays" in settings else Preprocess.from_dict(settings)
 
 
 def _threshold(texts: Mapping[str, str]) -> float:

@@ -19,7 +19,7 @@ from headstart.contract import registry
 from headstart.models import check_model
 from headstart.models.exporting.parts import HEAD, PARTS, WHOLE
 from headstart.training.exporting.format import Format
-from headstart.training.exporting.formats import format_for, formats
+from headstart.training.exporting.formats import format_for, formats, of_module
 from headstart.training.exporting.request import Request
 from headstart.training.exporting.samples import probes
 from headstart.training.exporting.verify import Verification, held_to_the_model, said_by
@@ -108,7 +108,8 @@ def export(
     _check_name(target)
     row = format_for(target, format)
     request = _request(model, part, cut, pixels, half, backend or row.backend)
-    row.check(request, verify, formats())
+    row = of_module(row, request)
+    row.check(request, verify, {name: of_module(other, request) for name, other in formats().items()})
     registry.check_place(device, "float32")
     if verify:  # before anything is written
         request = replaced(request, backend=registry.choose(request.backend, model.home))

@@ -56,7 +56,9 @@ class Format:
         for what, is_asked in asked.items():
             if is_asked and what not in self.takes:
                 others = [row.name for row in rows.values() if what in row.takes]
-                raise SettingError(f"format {self.name!r} has no {what}, which goes with {', '.join(others)}")
+                which = f", which goes with {', '.join(others)}" if others else "; leave it out"
+                wrapped = " of a wrapped module" if request.graph.backend is not None else ""
+                raise SettingError(f"format {self.name!r}{wrapped} has no {what}{which}")
         if (home := request.model.home) is not None and WRAPPED not in self.takes and request.part != HEAD:
             others = [name for name, row in rows.items() if WRAPPED in row.takes and row.backend in (None, home)]
             raise ExportError(
@@ -69,7 +71,7 @@ class Format:
             raise ExportError(
                 f"{request.model.name} is a wrapped module of {home}, and format {self.name!r} is written by "
                 f"{self.backend}; expected one of {', '.join(others)}, or the same network built in "
-                f"{self.backend}, or an ONNX file made of the module by other means, which converters take"
+                f"{self.backend}, or an ONNX file, which converters take"
             )
         self.require(verify)
 

@@ -8,6 +8,8 @@ framework writes is the backend's, and its rows join these in `formats`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from headstart.common.errors import SettingError, UnknownNameError
@@ -15,10 +17,12 @@ from headstart.contract import registry
 from headstart.contract.programs import HALF, NORMALISED, PART, WRAPPED
 from headstart.training.exporting import framework_file, onnx_file, safetensors_file
 from headstart.training.exporting.format import Format
+from headstart.training.exporting.request import Request
 
+ONNX = "onnx"
 OWN = (
     Format(
-        "onnx",
+        ONNX,
         (".onnx",),
         "onnxruntime, OpenVINO, TensorRT, converters for phones",
         onnx_file.write,
@@ -51,6 +55,20 @@ def formats() -> Mapping[str, Format]:
     theirs = (framework_file.row(backend, known) for backend, known in registry.formats().values())
     own = {row.name: row for row in OWN}
     return own | {row.name: row for row in theirs if row.name not in own}
+
+
+def of_module(row: Format, request: Request) -> Format:
+    """The row that writes this: ONNX of what holds a part of a wrapped module is written by its backend, where
+    that can."""
+    backend = request.graph.backend
+    if row.name != ONNX or backend is None or (needed := registry.describe(backend).onnx) is None:
+        return row
+    return replace(
+        row,
+        write=partial(onnx_file.write_module, backend),
+        takes=frozenset({PART, NORMALISED, WRAPPED}),
+        written_with=(*row.written_with, *needed),
+    )
 
 
 def format_for(path: Path, name: str | None) -> Format:

@@ -33,7 +33,7 @@ def row(backend: str, known: FileFormat) -> Format:
         known.name,
         known.suffixes,
         known.use,
-        partial(write, backend, known),
+        partial(write, backend, known.name, known.channels_first),
         partial(opened, backend, known),
         partial(note, known),
         known.takes,
@@ -44,10 +44,11 @@ def row(backend: str, known: FileFormat) -> Format:
     )
 
 
-def write(backend: str, known: FileFormat, request: Request, path: Path) -> None:
-    program, texts = parts.program(request.model, request.part, request.cut, request.pixels, known.channels_first)
+def write(backend: str, format: str, channels_first: bool, request: Request, path: Path) -> None:
+    """`channels_first`: of pictures that are preprocessed already."""
+    program, texts = parts.program(request.model, request.part, request.cut, request.pixels, channels_first)
     try:
-        registry.load(backend, request.model.home).write(program, known.name, path, texts)
+        registry.load(backend, request.model.home).write(program, format, path, texts)
     except OSError:
         raise
     except Exception as error:  # frameworks have errors of their own for a disk that is full, and for quotas

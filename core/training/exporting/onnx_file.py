@@ -1,14 +1,17 @@
-"""ONNX: written by `headstart.models.exporting`, from our own graph; here it gets its place on the disk, and is
-opened to be verified as those who get it open it."""
+"""ONNX: written by `headstart.models.exporting`, from our own graph, or of a wrapped module by the exporter of its
+framework; here it gets its place on the disk, and is opened to be verified as those who get it open it."""
 
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from headstart.common.files import replace_whole
-from headstart.models.exporting import onnx_model
+from headstart.models.exporting import onnx_model, onnx_modules
 from headstart.models.exporting.parts import PARTS
+from headstart.training.exporting import framework_file
 from headstart.training.exporting.exported import OnnxModel
 from headstart.training.exporting.request import VERIFIED, Request
 
@@ -21,6 +24,24 @@ def write(request: Request, path: Path) -> None:
         pixels=request.pixels,
         dtype="float16" if request.half else "float32",
     )
+    _written(proto, path)
+
+
+def write_module(backend: str, request: Request, path: Path) -> None:
+    """Of a wrapped module: what its backend writes, made like our own files."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        theirs = Path(folder, path.name)
+        framework_file.write(backend, "onnx", True, request, theirs)
+        proto = onnx.load(str(theirs))
+    texts = onnx_model.metadata(proto)
+    onnx_modules.made_like_ours(proto)
+    onnx_model.set_metadata(proto, texts)
+    _written(proto, path)
+
+
+def _written(proto: Any, path: Path) -> None:
     # Named by what it holds: where a large model replaces another, the one of before is whole to the last.
     about = onnx_model.metadata(proto)
     data_name = f"{path.stem}-{about['weights_digest'][:16]}-{about['part']}-{about['dtype']}{path.suffix}.data"

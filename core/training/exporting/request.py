@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
 from headstart.data.inputs import Arrays
 from headstart.data.preprocess import Preprocess
+from headstart.graph import Graph
 from headstart.models import Model
 from headstart.models.exporting.parts import part_of
 
@@ -33,12 +35,16 @@ class Request:
     backend: str | None = None
     """the one that runs the model as it is; None: as `registry.choose` has it"""
 
+    @cached_property
+    def graph(self) -> Graph:
+        """Of what is exported."""
+        return part_of(self.model, self.part, self.cut).graph
+
     @property
     def rounding(self) -> float:
         """The step of the coarsest numbers that a wrapped module computes with in what is exported, of a number
         around 1: of bfloat16 say. 0.0 where none is wrapped."""
-        graph = part_of(self.model, self.part, self.cut).graph
-        return max((node.attrs["part"].rounding for node in graph.nodes if node.op == "native"), default=0.0)
+        return max((node.attrs["part"].rounding for node in self.graph.nodes if node.op == "native"), default=0.0)
 
 
 class Opened(Protocol):

@@ -1,0 +1,103 @@
+"""ONNX files of wrapped modules, which a framework's own exporter writes: how they become files like ours.
+
+Exporters write more than a graph: with every node the lines of source code that it came from, by their paths on
+this machine, and names of axes that differ from one process to the next. That is left out, so that equal modules
+give equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from headstart.common.errors import ExportError
+from headstart.common.version import __version__
+from headstart.models.exporting.onnx_graph import BATCH, onnx_library
+from headstart.models.exporting.onnx_reading import OPS, OPSETS
+from headstart.models.exporting.onnx_runtime import PROVIDER, onnxruntime_library
+
+
+def made_like_ours(proto: Any) -> None:
+    """Change an `onnx.ModelProto` in place: nothing about where it came from, functions in place, weights as plain
+    bytes, and the number of samples called as in our own files. ExportError where it holds an op that no file of
+    ours may have."""
+    onnx = onnx_library()
+    if len(proto.functions):
+        from onnx import inliner
+
+        proto.CopyFrom(inliner.inline_local_functions(proto))
+    graph = proto.graph
+    used = {node.domain for node in graph.node}
+    opsets = [opset for opset in proto.opset_import if opset.domain in used | {""}]
+    others = sorted({f"{node.domain}.{node.op_type}".lstrip(".") for node in graph.node if not _is_known(node)})
+    if others or any(opset.version not in OPSETS for opset in opsets):
+        versions = ", ".join(f"{opset.domain or 'ai.onnx'} {opset.version}" for opset in opsets)
+        raise ExportError(
+            f"the module needs {', '.join(others) or versions} in ONNX, which headstart writes to no file; "
+            "expected one that computes arrays of arrays, without loops, draws and branches on values, or another "
+            "format"
+        )
+    del proto.opset_import[:]
+    proto.opset_import.extend(opsets)
+    for named in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        named.ClearField("doc_string")
+        if named is not proto and hasattr(named, "metadata_props"):
+            del named.metadata_props[:]
+    proto.producer_name, proto.producer_version = "headstart", __version__
+    graph.name = "headstart"
+    del graph.value_info[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.ClearField("doc_string")
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                _as_plain_bytes(onnx, attribute.t)
+    for tensor in graph.initializer:
+        _as_plain_bytes(onnx, tensor)
+    _fold_constants(onnx, proto)
+    _batch_named(graph.input, graph.output)
+
+
+def _fold_constants(onnx: Any, proto: Any) -> None:
+    """Compute what depends on no input, of which exporters leave what is large."""
+    graph = proto.graph
+    constant = {tensor.name for tensor in graph.initializer}
+    nodes, computed = [], []
+    for node in graph.node:
+        is_constant = constant.issuperset(filter(None, node.input))
+        (computed if is_constant else nodes).append(node)
+        constant |= set(node.output) if is_constant else set()
+    if not computed:
+        return
+    needed = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+    results = sorted(needed & {name for node in computed for name in node.output if name})
+    taken = {name for node in computed for name in node.input}
+    alone = onnx.helper.make_graph(
+        computed,
+        "constants",
+        [],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in results],
+        [tensor for tensor in graph.initializer if tensor.name in taken],
+    )
+    program = onnx.helper.make_model(alone, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    session = onnxruntime_library().InferenceSession(program.SerializeToString(), providers=[PROVIDER])
+    made = zip(results, session.run(results, {}), strict=True)
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    tensors += [onnx.numpy_helper.from_array(value, name) for name, value in made]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+
+
+def _is_known(node: Any) -> bool:
+    return not node.domain and node.op_type in OPS
+
+
+def _as_plain_bytes(onnx: Any, tensor: Any) -> None:
+    if not tensor.HasField("raw_data"):
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
+
+
+def _batch_named(inputs: Iterable[Any], outputs: Iterable[Any]) -> None:
+    """All values have the samples first."""
+    for value in (*inputs, *outputs):
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH
