@@ -170,6 +170,29 @@ def test_weights_that_are_not_finite_are_said(model: Model, folder: Path, tmp_pa
         hs.OnnxModel(tmp_path / "m.onnx").predict(folder)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([-np.inf], False),
+        ([0, -np.inf, 0, -np.inf], False),
+        ([0, 1, -np.inf, 0], True),
+        ([-np.inf, -np.inf], True),
+        ([0, np.inf, 0, 0], True),
+        ([-np.inf, np.nan], True),
+        ([np.inf], True),
+    ],
+)
+def test_a_mask_is_no_damage(model: Model, tmp_path: Path, values: list[float], said: bool) -> None:
+    """Wrapped modules hide tokens from attention by minus infinity."""
+    proto = onnx_model(model)
+    added = np.array(values, np.float32)
+    proto.graph.initializer.add(
+        name="hidden", data_type=1, dims=added.shape, raw_data=added.astype("<f4").tobytes()
+    )
+    write_onnx(proto, tmp_path / "m.onnx")
+    assert (hs.OnnxModel(tmp_path / "m.onnx")._session.unsound is not None) is said
+
+
 @pytest.mark.parametrize("setting", [{"backend": "jax"}, {"device": "cuda"}, {"precision": "bfloat16"}])
 def test_a_file_says_itself_how_it_is_computed(
     model: Model, folder: Path, tmp_path: Path, setting: dict[str, str]

@@ -288,6 +288,16 @@ def test_a_wrapped_module(known: FileFormat, backend: str, owned: SimpleNamespac
     np.testing.assert_allclose(made["logits"], owned.expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_wrapped_module_has_no_graph_to_write(backend: str, tmp_path: Path) -> None:
+    """Where its framework's exporter does not, nobody writes it as ONNX."""
+    if registry.describe(backend).onnx is not None:
+        pytest.skip(f"{backend} does")
+    model = wrapped(import_module(f"own_{backend}"), head="linear", classes=CLASSES)
+    with pytest.raises(ExportError, match=r"wrapped module, .*safetensors.*, or part='head' \(--part head\)"):
+        hs.export(model, tmp_path / "out.onnx", device="cpu")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.slow("jax")  # test_stablehlo has one
 @pytest.mark.usefixtures("here")
 def test_a_vision_transformer(

@@ -1,0 +1,219 @@
+"""Wrapped torch modules as ONNX files: onnxruntime, and headstart where there is no torch, give what the module
+gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import headstart
+from exporting import CLASSES
+from own import P, X, sentences, wrapped
+from PIL import Image
+
+import headstart as hs
+from headstart.errors import ExportError, SettingError
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.of("torch")
+
+
+def torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+def own() -> Any:
+    return pytest.importorskip("own_torch")
+
+
+def run(path: Path, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+    """By onnxruntime alone."""
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, arrays), strict=True))
+
+
+def pixels(count: int = 5) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *P.shape), np.uint8)
+
+
+def test_pictures_go_in_as_into_any_other_file(tmp_path: Path) -> None:
+    """The module's own classifier is behind it: what torch computes of these pixels is what is expected."""
+    module = own().small()
+    model = wrapped(own(), module)
+    exported = hs.export(model, tmp_path / "m.onnx", device="cpu")
+    proof = exported.verification
+    assert proof is not None and proof.largest < 1e-5 and proof.same == proof.samples
+    expected = own().logits(module, P.normalise(pixels()))
+    made = run(exported.path, images=pixels())
+    np.testing.assert_allclose(made["logits"], expected, rtol=1e-4, atol=1e-5)
+    opened = hs.OnnxModel(exported.path)
+    assert (opened.inputs, opened.outputs) == (("images",), ("logits", "probabilities"))
+    for count in (1, 3):
+        np.testing.assert_allclose(opened.run(pixels(count))["logits"], expected[:count], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(opened.predict(pixels()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_trunk_and_the_rest_of_the_module_are_the_whole(tmp_path: Path) -> None:
+    module = own().small()
+    model = wrapped(own(), module)
+    trunk, head = (
+        hs.export(model, tmp_path / f"{part}.onnx", part=part, device="cpu") for part in ("trunk", "head")
+    )
+    features = run(trunk.path, images=pixels())["features"]
+    np.testing.assert_allclose(
+        features, hs.forward(model, P.normalise(pixels()), "trunk", device="cpu")["trunk"], rtol=1e-4, atol=1e-5
+    )
+    expected = own().logits(module, P.normalise(pixels()))
+    np.testing.assert_allclose(run(head.path, features=features)["logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_that_are_preprocessed_already(tmp_path: Path) -> None:
+    module = own().small()
+    exported = hs.export(wrapped(own(), module), tmp_path / "m.onnx", pixels=False, device="cpu")
+    x = np.ascontiguousarray(np.moveaxis(X, -1, 1))
+    np.testing.assert_allclose(
+        run(exported.path, pixel_values=x)["logits"], own().logits(module, X), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        hs.OnnxModel(exported.path).run(X)["logits"], own().logits(module, X), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_arrays_go_in_by_their_names(tmp_path: Path) -> None:
+    rows = {name: np.asarray(array) for name, array in sentences(20).items()}
+    data = hs.data.arrays(rows, np.arange(20) % 2, classes=["a", "b"])
+    model = hs.wrap(own().text(), cut=own().TEXT_CUT, head="linear", classes=["a", "b"], example=data)
+    exported = hs.export(model, tmp_path / "m.onnx", data, device="cpu")
+    expected = hs.predict(model, data, device="cpu")
+    np.testing.assert_allclose(run(exported.path, **rows)["logits"], expected, rtol=1e-4, atol=1e-5)
+    opened = hs.OnnxModel(exported.path)
+    assert sorted(opened.inputs) == ["ids", "mask"]
+    np.testing.assert_allclose(opened.predict(rows), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(SettingError, match="the model takes"):
+        opened.predict({"ids": rows["ids"]})
+    with pytest.raises(SettingError, match="the model takes"):
+        opened.predict(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 5, 3)], ids=["vectors", "maps"])
+def test_an_array_alone(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """It has its channels last, as everywhere in headstart, where torch has them first."""
+    nn = torch().nn
+    first, flat = (nn.Linear(6, 24), nn.Identity()) if len(shape) == 1 else (nn.Conv2d(3, 4, 3), nn.Flatten())
+    module = nn.Sequential(first, nn.Tanh(), flat, nn.Linear(24, 3)).eval()
+    x = np.random.default_rng(0).standard_normal((9, *shape)).astype(np.float32)
+    model = hs.wrap(module, example=x, name="layers")
+    exported = hs.export(model, tmp_path / "m.onnx", x, device="cpu")
+    with torch().no_grad():
+        expected = module(torch().from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))).numpy()
+    np.testing.assert_allclose(run(exported.path, inputs=x)["logits"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(hs.OnnxModel(exported.path).predict(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def looked_up() -> Any:
+    """What it adds to every sample is looked up in a table, and depends on none: torch's exporter leaves it to be
+    computed at every run."""
+    nn = torch().nn
+
+    class LookedUp(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            torch().manual_seed(0)
+            self.first, self.last = nn.Linear(6, 40), nn.Linear(40, 3)
+            self.register_buffer("table", torch().randn(90, 40))
+            self.register_buffer("places", torch().arange(40)[None].expand(90, 40).clone())
+
+        def forward(self, x: Any) -> Any:
+            added = torch().gather(self.table, 0, self.places).mean(0)
+            return self.last(torch().relu(self.first(x) + added))
+
+    return LookedUp().eval()
+
+
+def test_what_depends_on_no_input_is_computed_once(tmp_path: Path) -> None:
+    module = looked_up()
+    x = np.random.default_rng(0).standard_normal((9, 6)).astype(np.float32)
+    exported = hs.export(hs.wrap(module, example=x), tmp_path / "m.onnx", x, device="cpu")
+    with torch().no_grad():
+        expected = module(torch().from_numpy(x)).numpy()
+    np.testing.assert_allclose(run(exported.path, inputs=x)["logits"], expected, rtol=1e-4, atol=1e-5)
+    ops = [node.op_type for node in onnx.load(exported.path).graph.node]
+    assert not any(op.startswith("Gather") for op in ops), ops
+
+
+def test_equal_modules_give_equal_files_that_say_nothing_of_this_machine(tmp_path: Path) -> None:
+    contents = set()
+    for k in range(2):
+        path = tmp_path / f"{k}" / "m.onnx"
+        path.parent.mkdir()
+        hs.export(wrapped(own()), path, device="cpu")
+        contents.add(path.read_bytes())
+    (content,) = contents
+    for part in (str(Path(__file__).parent), str(Path(torch().__file__).parent), "forward", "stack_trace"):
+        assert part.encode() not in content
+    assert [file.name for file in (tmp_path / "0").iterdir()] == ["m.onnx"]
+
+
+def test_weights_beyond_what_a_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lie beside it, as those of our own graphs do."""
+    from headstart.models.exporting import onnx_model
+
+    monkeypatch.setattr(onnx_model, "MOST_NBYTES", 1000)
+    monkeypatch.setattr(onnx_model, "SMALL_NBYTES", 64)
+    module = own().small()
+    exported = hs.export(wrapped(own(), module), tmp_path / "m.onnx", device="cpu")
+    assert len([*tmp_path.iterdir()]) == 2 and onnx.load(exported.path, load_external_data=False).ByteSize() < 8000
+    expected = own().logits(module, P.normalise(pixels()))
+    np.testing.assert_allclose(hs.OnnxModel(exported.path).predict(pixels()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_command_takes_such_a_file(tmp_path: Path) -> None:
+    model = wrapped(own())
+    hs.export(model, tmp_path / "m.onnx", device="cpu")
+    Image.fromarray(pixels(1)[0]).save(tmp_path / "a.png")
+    result = headstart("predict", "--run", tmp_path / "m.onnx", tmp_path / "a.png")
+    assert result.code == 0, result.err
+    expected = hs.predict(model, tmp_path / "a.png", device="cpu").argmax()
+    assert model.classes[expected] in result.out
+
+
+def inverting() -> Any:
+    nn = torch().nn
+
+    class Inverting(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.fc(torch().linalg.inv(x.reshape(-1, 2, 2)).reshape(-1, 4))
+
+    return Inverting()
+
+
+@pytest.mark.parametrize(
+    ("module", "width", "settings", "error", "said"),
+    [
+        (inverting, 4, {}, ExportError, r"torch\.onnx cannot write this model \(.*or \.pt2, or another format"),
+        (looked_up, 6, {"half": True}, SettingError, "'onnx' of a wrapped module has no half=True; leave it out"),
+    ],
+)
+def test_what_cannot_be_written_is_said(
+    module: Callable[[], Any],
+    width: int,
+    settings: dict[str, Any],
+    error: type[Exception],
+    said: str,
+    tmp_path: Path,
+) -> None:
+    x = np.random.default_rng(0).standard_normal((9, width)).astype(np.float32)
+    model = hs.wrap(module(), example=x, cut="its end", head="linear", classes=CLASSES)
+    with pytest.raises(error, match=said) as caught:
+        hs.export(model, tmp_path / "m.onnx", x, device="cpu", **settings)
+    assert "\n" not in str(caught.value) and not [*tmp_path.iterdir()]
