@@ -61,7 +61,8 @@ def _fold_constants(onnx: Any, proto: Any) -> None:
     """Compute what depends on no input, of which exporters leave what is large."""
     graph = proto.graph
     constant = {tensor.name for tensor in graph.initializer}
-    nodes, computed = [], []
+    nodes: list[Any] = []
+    computed: list[Any] = []
     for node in graph.node:
         is_constant = constant.issuperset(filter(None, node.input))
         (computed if is_constant else nodes).append(node)
