@@ -45,6 +45,7 @@ POOLED = (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMax
 # modules of Keras's whose layers, without weights, keep the classes apart
 KEEPING = tuple(f"keras.src.layers.{kind}." for kind in ("pooling", "reshaping", "regularization", "activations"))
 WEIGHING = ("multiply", "dot", "matmul", "einsum", "tensordot")
+PICKING = ("GetItem", "Take", "Slice", "Cropping1D", "Cropping2D", "Cropping3D")
 COUNTING = ("multiply", "divide", "truedivide")
 """what may heed which tokens count, and how many do"""
 
@@ -142,10 +143,10 @@ def _joins_places(node: Any) -> bool:
 
 
 def _takes_one(node: Any) -> bool:
-    """Whether it takes one token, or place, of many: of `(n, t, c)` one `(n, c)`."""
+    """Whether it takes one token, or place, of many: of `(n, t, c)` one `(n, c)`, or `(n, 1, c)`."""
     taken, given = node.input_tensors[0].shape if node.input_tensors else (), node.outputs[0].shape
-    one = len(given) < len(taken) and given[:1] == taken[:1] and given[-1:] == taken[-1:]
-    return type(node.operation).__name__ in ("GetItem", "Take") and one
+    one = len(given) < len(taken) or (len(given) > 2 and set(given[1:-1]) == {1})
+    return type(node.operation).__name__ in PICKING and one and (given[:1], given[-1:]) == (taken[:1], taken[-1:])
 
 
 def _axes(node: Any, count: int) -> list[int]:

@@ -20,6 +20,7 @@ FRESH: dict[str, Any] = {"example": X, "head": "linear", "classes": 2, "name": "
 WAYS = {
     "mean": lambda x: x.mean(1),
     "first": lambda x: x[:, 0],
+    "kept": lambda x: x[:, :1].squeeze(1),
     "last": lambda x: x[:, -1],
     "all": lambda x: x,
     "selected": lambda x: x.select(1, 0) if hasattr(x, "select") else x.take(0, axis=1),
@@ -65,7 +66,13 @@ def keras_module(way: str) -> tuple[Any, Any]:
     entry = keras.Input((5, 3))
     tokens = keras.layers.Dense(6, name="body")(entry)
     logits = keras.layers.Dense(2, name="head")(tokens)
-    ways = {**WAYS, "mean": lambda x: keras.ops.mean(x, 1), "selected": lambda x: keras.ops.take(x, 0, axis=1)}
+    ways = {
+        **WAYS,
+        "mean": lambda x: keras.ops.mean(x, 1),
+        "selected": lambda x: keras.ops.take(x, 0, axis=1),
+        "kept": lambda x: keras.ops.squeeze(x[:, :1], 1),
+        "cropped": lambda x: keras.layers.Flatten()(keras.layers.Cropping1D((0, 4))(x)),
+    }
     body = keras.Model(entry, tokens)
     return keras.Model(entry, ways[way](logits)), lambda x: keras.ops.convert_to_numpy(body(x))
 
@@ -77,7 +84,14 @@ def made(backend: str) -> Any:
 
 @pytest.mark.parametrize(
     ("way", "word"),
-    [("mean", "the mean"), ("first", "the first"), ("selected", "the first"), ("all", "the mean")],
+    [
+        ("mean", "the mean"),
+        ("first", "the first"),
+        ("selected", "the first"),
+        ("kept", "the first"),
+        ("all", "the mean"),
+        pytest.param("cropped", "the first", marks=pytest.mark.of("keras")),
+    ],
 )
 def test_the_token_that_the_module_takes(made: Any, way: str, word: str, caplog: Any) -> None:
     module, tokens = made(way)
