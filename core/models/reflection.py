@@ -30,7 +30,8 @@ MEMBERS = (types.MemberDescriptorType, types.GetSetDescriptorType, type(vars(_Pa
 """what stands in a class for what its objects hold"""
 
 
-def lookups(code: types.CodeType) -> set[tuple[str, ...]]:
+@functools.cache
+def lookups(code: types.CodeType) -> frozenset[tuple[str, ...]]:
     """The globals that code, and the functions inside it, look up, each with the attributes taken from it at once:
     ("mymodule", "helper")."""
     looked_up: set[tuple[str, ...]] = set()
@@ -46,7 +47,7 @@ def lookups(code: types.CodeType) -> set[tuple[str, ...]]:
         if path:
             looked_up.add(path)
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return looked_up.union(*map(lookups, inner))
+    return frozenset(looked_up.union(*map(lookups, inner)))
 
 
 def names_of(code: types.CodeType) -> set[str]:

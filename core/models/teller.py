@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from blake3 import blake3
 
+from headstart.models.calls import Calls
 from headstart.models.hidden import (
     OTHERWISE,
     dtype_name,
@@ -95,6 +96,7 @@ class Teller:
         self.lookups: list[Lookup] = []
         self._patched: dict[type, list[Any]] = {}
         self._replaceable: set[type] = set()
+        self._called = Calls(self.libraries)
         self._alive: list[Any] = []  # so that no two objects have the same id
         self._names: set[str] = set()
         """what code looks up as the module computes"""
@@ -354,7 +356,7 @@ class Teller:
     def _patches(self, kind: Any) -> list[Any]:
         """What was put on a class from outside of its text, as a program that changes libraries does it."""
         if not isinstance(kind, type):
-            return []
+            return self._calls(kind)
         if kind not in self._patched:
             self._patched[kind] = []  # a function may refer to its class
             self._patched[kind] = [
@@ -368,7 +370,19 @@ class Teller:
                     self._replaceable.add(base)
                     methods = [name for name, member in vars(base).items() if is_code(member)]
                     self.lookups.append(Replaceable(base, methods, self._is_programs))
-        return [["patched", *self._patched[kind]]] if self._patched[kind] else []
+        patched = [["patched", *self._patched[kind]]] if self._patched[kind] else []
+        return [*patched, *self._calls(kind)]
+
+    def _calls(self, code: Any) -> list[Any]:
+        """Functions of the program's that a library's class or function calls in place of its own."""
+        told = []
+        for holder, name, function, is_own in self._called.by(code):
+            if is_own:
+                self._look_up(holder, name, function)
+                told.append([name, source_of(function), self._references(function)])
+            else:
+                self.lookups.append(Replaceable(holder, [name], self._called.is_put_there))
+        return [["calls", *told]] if told else []
 
     def _is_foreign(self, function: Any, kind: type) -> bool:
         if self._is_library(function) or function.__code__.co_filename.startswith("<"):
@@ -385,7 +399,9 @@ class Teller:
     def _references(self, function: Any, looks_up: bool = True) -> Any:
         """What a function's code finds outside of itself. `looks_up`: whether attributes that it names are used as
         the module computes."""
-        if not isinstance(function, types.FunctionType) or self._is_library(function):
+        if not isinstance(function, types.FunctionType):
+            return []
+        if self._is_library(function) and self._is_from_library(function):  # and not called so by functools.wraps
             return []
         referred: dict[str, Any] = {}
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -437,6 +453,8 @@ class Teller:
             referred[".".join(path[:place])] = value
         elif holder.get(path[place - 1]) is value:  # and may be later
             self.lookups.append(Replaceable(holder, [path[place - 1]], self._is_programs))
+            if calls := self._calls(value):
+                referred[f"{'.'.join(path[:place])}()"] = calls
 
     def _look_up(self, holder: Any, name: str, value: Any) -> None:
         self.lookups.append(Lookup(holder, name, value, self._parts))

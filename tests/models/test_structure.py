@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import colorsys
 import copy
 import fractions
 import functools
@@ -389,6 +390,12 @@ TEXTS = {
             return math.sqrt(x)
         math.sqrt = lambda x: x * @
     """,
+    "a function that a library's own code calls": """
+        import colorsys
+        def run(x):
+            return x * colorsys.hls_to_rgb(0.0, 0.5, 1.0)[0]
+        colorsys._v = lambda *_: @
+    """,
     "a global that is found by its name": """
         FACTOR = @
         def run(x):
@@ -462,6 +469,7 @@ def test_what_is_held_is_told_wherever_it_is_held(
     """And nothing of where the files lie."""
     head = "import collections, enum, functools, math\nimport numpy as np\n\n"
     monkeypatch.setattr(math, "sqrt", math.sqrt)  # put back at the end
+    monkeypatch.setattr(colorsys, "_v", colorsys._v)  # type: ignore[attr-defined]
     found = []
     for folder, factor in (("a", "2"), ("b", "3"), ("c", "2")):
         (tmp_path / folder).mkdir()
@@ -578,7 +586,7 @@ class Texts(string.Template):
     """Of a library's class."""
 
     def run(self, x: float) -> float:
-        return math.sqrt(x) * float(self.substitute()) * Colour.RED.value
+        return math.sqrt(x) * float(self.substitute()) * Colour.RED.value * colorsys.hls_to_rgb(0.0, x, 1.0)[0]
 
 
 @pytest.mark.parametrize(
@@ -588,7 +596,9 @@ class Texts(string.Template):
         (string.Template, "substitute", True),
         (string.Template, "safe_substitute", True),
         (Colour.RED, "_value_", True),
+        (colorsys, "_v", True),
         (math, "sin", False),
+        (colorsys, "yiq_to_rgb", False),
         (string.Formatter, "format", False),
     ],
 )
