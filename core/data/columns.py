@@ -22,6 +22,7 @@ from headstart.data.label_texts import (
     check_separator,
     cut,
     first_comma,
+    may_be_written,
     refuse_decimal_commas,
     refuse_paths,
     warn_of_commas,
@@ -30,6 +31,7 @@ from headstart.data.label_texts import (
 )
 from headstart.data.labels import warn_of_missing
 from headstart.data.names import bare, class_list, normal, shown, twins, warn_of_kin
+from headstart.data.written_lists import refuse_ranges, warn_of_brackets, written_lists
 
 NO_NUMBER = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
 """what a missing number, or a missing time, is as text"""
@@ -98,6 +100,16 @@ def labels_in(
         )
     if kinds == {"text"}:
         texts = [str(value).strip() for value in values]
+        if (
+            task != SINGLE
+            and may_be_written(separator)
+            and (members := written_lists(texts)) is not None
+            and not _are_classes(texts, names)
+        ):
+            of_names = any(isinstance(member, str) for row in members for member in row)
+            if task is None and names is None and not of_names:
+                refuse_ranges(members, texts, column)
+            return _of_lists(members, column, MULTI if of_names and task is None else task, names, place)
         if task in (None, MULTI) and (lists := cut(texts, separator, task == MULTI)) is not None:
             if task is None and separator is None:
                 refuse_paths(lists, texts, column)
@@ -213,6 +225,7 @@ def _of_texts(
     about = _single(texts, column, task, names, place)
     if task is None and names is None:
         warn_of_spaces(texts, column)
+        warn_of_brackets(texts, column)
     return about
 
 
@@ -341,6 +354,8 @@ def _of_lists(
             f"the lists in column {column!r} hold a {kind} in {place(odd[0])}; expected lists of names or numbers"
         )
     texts = [[str(whole_of(value)).strip() for value in row] for row in lists]  # 3 also where a frame has 3.0
+    if names is None and all(map(_is_whole, {_without_point(text) for row in texts for text in row})):
+        texts = [list(map(_without_point, row)) for row in texts]
     spelling = _as_in(names, {text: normal(text) for row in texts for text in row})
     spelt = [[spelling[text] for text in row] for row in texts]
     present = sorted({name for row in spelt for name in row})

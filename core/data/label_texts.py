@@ -6,7 +6,6 @@ be one name, stays one and is said; what looks like a number with a decimal comm
 
 from __future__ import annotations
 
-import ast
 import re
 import warnings
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from headstart.common.errors import DataError, DataWarning, SettingError
 from headstart.data.annotations import MULTI
 from headstart.data.names import shown
+from headstart.data.written_lists import written_lists
 
 SEPARATORS = ";|"
 LENGTHS = 3
@@ -43,13 +43,18 @@ def check_separator(separator: str, task: str | None, columns: int) -> None:
         )
 
 
+def may_be_written(separator: str | None) -> bool:
+    """Whether what somebody says stands between labels stands between those of a list as well."""
+    return separator is None or separator.strip() in ("", ",")
+
+
 def cut(texts: Sequence[str], separator: str | None, several: bool) -> list[list[str]] | None:
-    """Texts as lists of labels; None where nothing says that they are such. `several`: somebody said that they
-    are, with whatever separator."""
+    """Texts as lists of names; None where nothing says that they are such. `several`: somebody said that they are,
+    with whatever separator."""
     if separator == "":
         raise SettingError(f"separator is {separator!r}; expected the characters between labels, such as ;")
-    if separator is None and (lists := _written_lists(texts)) is not None:
-        return lists
+    if may_be_written(separator) and (lists := written_lists(texts)) is not None:
+        return lists if all(isinstance(name, str) for names in lists for name in names) else None
     separator = separator if separator is not None else _separator(texts)
     if separator is None:
         return [[text] for text in texts] if several else None
@@ -71,7 +76,7 @@ def refuse_paths(lists: Sequence[Sequence[str]], texts: Sequence[str], column: s
     together come in any number and order. `lists`: of `texts`, what `cut` makes of them where nobody said that
     they are several labels."""
     counts = {len(parts) for parts in lists}
-    if len(counts) != 1 or counts <= {0, 1} or all(text.startswith("[") for text in texts):
+    if len(counts) != 1 or counts <= {0, 1}:
         return
     places = [set(parts) for parts in zip(*lists, strict=True)]
     if sum(map(len, places)) == len(set().union(*places)):
@@ -79,23 +84,6 @@ def refuse_paths(lists: Sequence[Sequence[str]], texts: Sequence[str], column: s
             f"every label in column {column!r} has {len(places)} parts, such as {shown(texts[0])}: say whether "
             "each is the name of one class, task='single', or several labels, task='multi' (--task)"
         )
-
-
-def _written_lists(texts: Sequence[str]) -> list[list[str]] | None:
-    """The names in texts such as "['cat', 'dog']", which pandas makes of lists in a CSV, and JSON of them; None
-    where not every text is such a list."""
-    if not all(text.startswith("[") and text.endswith("]") for text in texts):
-        return None
-    lists = []
-    for text in texts:
-        try:
-            names = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return None
-        if not all(isinstance(name, str) and name.strip() for name in names):
-            return None
-        lists.append([name.strip() for name in names])
-    return lists
 
 
 def refuse_decimal_commas(texts: Sequence[str], column: str, place: str) -> None:

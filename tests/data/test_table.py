@@ -592,6 +592,69 @@ def test_lists_that_pandas_or_json_wrote_are_several_labels(root: Path) -> None:
 
 
 @pytest.mark.neutral
+@pytest.mark.parametrize(
+    "written",
+    [
+        str,
+        json.dumps,
+        lambda row: str(tuple(row)),
+        lambda row: str(set(row)),
+        lambda row: str(np.array(row)),
+        lambda row: str(np.array(row)).replace("\" '", "\"\n '"),  # as it breaks long ones
+        lambda row: str([np.array(name)[()] for name in row]),
+        lambda row: "{" + ",".join(f'"{name}"' if " " in str(name) else str(name) for name in row) + "}",
+    ],
+    ids=["list", "json", "tuple", "set", "array", "long array", "list of scalars", "database"],
+)  # fmt: skip
+def test_lists_in_text_are_those_in_columns(root: Path, written: Any) -> None:
+    """However somebody's program wrote them."""
+    images = picture_bytes(root)[:4]
+    for rows in ([["it's", "red dog"], ["ant"], [], ["ant", "it's"]], [[3, 10], [10], [], [2, 3]]):
+        cells = [written(row) for row in rows]
+        if cells[0][0] == "(" and rows[0][0] == 3:
+            continue  # which a range may be called
+        if written(["it's"]) == "{it's}":
+            rows = [[str(name).replace("'", "") for name in row] for row in rows]
+            cells = [written(row) for row in rows]
+        expected = hs.data.table({"image": images, "label": rows})
+        for task in (None, "multi"):
+            data = hs.data.table({"image": images, "label": cells}, task=task)
+            assert (data.task, data.classes) == ("multi", expected.classes), cells
+            assert data.labels.tolist() == expected.labels.tolist()
+
+
+@pytest.mark.neutral
+def test_numbers_in_lists_in_text_are_those_in_columns(root: Path) -> None:
+    images = picture_bytes(root)[:4]
+    for rows in ([[1, 0], [1, 1], [0, 0], [0, 1]], [[0.5, 2.0], [1.5, 3.0], [2.0, 1.0], [3.0, 1.5]]):
+        expected = hs.data.table({"image": images, "label": rows})
+        for cells in (list(map(str, rows)), [str(np.array(row)) for row in rows], list(map(json.dumps, rows))):
+            data = hs.data.table({"image": images, "label": cells})
+            assert (data.task, data.classes) == (expected.task, expected.classes)
+            assert data.labels.tolist() == expected.labels.tolist(), cells
+
+
+@pytest.mark.neutral
+def test_names_in_brackets(root: Path) -> None:
+    for names in (["(a)", "(b)"], ["[cat]", "[owl]"], ["{a}", "{b}"], ["(0, 10]", "(10, 20]"], ["[1, 2]", "cat"]):
+        assert labels_of(root, names)[:2] == ("single", tuple(sorted(names)))
+    for odd in ("[1, nan]", "['a' ... 'b']", "['a', 1]", "[1,, 2]", "[[1], [2]]", "(0, 10)", "{a: 1, b: 2}"):
+        with pytest.warns(
+            DataWarning, match="is taken as the name of one class; if it is a list of labels, write"
+        ):
+            assert labels_of(root, [odd, "[7]"])[1] == tuple(sorted([odd, "[7]"]))
+    ranges = ["[0, 10]", "[10, 20]"]
+    with pytest.raises(DataError, match=r"a list of 2 numbers, such as '\[0, 10\]': say whether these are labels"):
+        labels_of(root, ranges)
+    assert labels_of(root, ranges, task="single")[1] == tuple(ranges)
+    assert labels_of(root, ranges, classes=ranges)[0] == "single"
+    assert labels_of(root, ranges, task="multi")[1] == ("0", "10", "20")
+    assert labels_of(root, ranges, task="regression")[2] == [[0, 10], [10, 20]]
+    assert labels_of(root, ["['cat', 'dog']", "['dog']"], separator=",")[1] == ("cat", "dog")
+    assert labels_of(root, ["3.0|10.0", "10.0"])[1] == ("10", "3"), "as 3.0 is where it stands alone"
+
+
+@pytest.mark.neutral
 def test_names_of_two_parts_and_two_labels_each_look_alike_and_are_asked_about(root: Path) -> None:
     paths = ["apple|rust", "apple|scab", "corn|rust"]
     with pytest.raises(DataError, match=r"has 2 parts, such as 'apple\|rust': say whether .* task='multi'"):
