@@ -35,6 +35,11 @@ from headstart.data.untrained import warn_of_untrained
 
 CELLS = ("binary", "large_binary", "binary_view", "string", "large_string", "string_view")
 """of which kinds cells are that hold the bytes of an image, or a file's name"""
+YES, NO = (
+    frozenset({"yes", "true", "present", "positive", "1"}),
+    frozenset({"no", "false", "absent", "negative", "0"}),
+)
+"""what numbers of a column of 0 and 1 may be called"""
 LOOKED_AT = 50
 """rows, one of each label, of a set with a transform"""
 SAVED_BY_HUB = ("dataset_info.json", "dataset_dict.json")
@@ -317,6 +322,17 @@ def _names(dataset: Any, columns: Sequence[str]) -> Any:
     return next((kind for kind in kinds if hasattr(kind, "names") and hasattr(kind, "int2str")), None)
 
 
+def _check_truths(dataset: Any, columns: Sequence[str]) -> None:
+    """DataError where one of several columns of labels names its 1 "no", which is taken for having the label."""
+    for column in columns if len(columns) > 1 else ():
+        names = [str(name).strip().lower() for name in getattr(dataset.features[column], "names", None) or ()]
+        if len(names) == 2 and names[0] in YES and names[1] in NO:
+            raise DataError(
+                f"in column {column!r} 0 is {names[0]!r} and 1 is {names[1]!r}, and of several columns of labels "
+                f"1 is taken for a label that the row has: data.map(lambda row: {{{column!r}: 1 - row[{column!r}]}})"
+            )
+
+
 def _unnamed(row: str, number: int, column: str, count: int) -> DataError:
     return DataError(
         f"{row} has the label {number} in column {column!r}, whose {count} classes are numbered from 0"
@@ -336,6 +352,7 @@ def _labels(
     """Labels, of which the set's features may say the names."""
     named = _names(dataset, columns)
     if named is None:
+        _check_truths(dataset, columns)
         lists = [(name, values(name)) for name in columns]
         return labels_in(lists, task=task, classes=classes, separator=None, place=place)
     names, numbers = list(named.names), values(columns[0])

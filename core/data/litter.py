@@ -20,8 +20,8 @@ NAMES = frozenset(
         # Synology, QNAP, NetApp and others
         *("@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "~snapshot", "@__thumb", "@tmp"),
         *("@sharebin", "_gsdata_", "@synologydrive"),
-        # programs for photographs, and Python
-        *("picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "__pycache__"),
+        # programs for photographs, Python, and Spark
+        *("picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "__pycache__", "_success"),
     }
 )
 PREFIXES = (".", "found.0", "@syno")  # found.000: what chkdsk saved

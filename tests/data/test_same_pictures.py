@@ -252,6 +252,24 @@ def test_what_a_set_of_the_hub_makes_of_its_rows_is_said(tmp_path: Path) -> None
 
 
 @pytest.mark.neutral
+def test_columns_of_the_hub_that_name_their_numbers(tmp_path: Path) -> None:
+    library = pytest.importorskip("datasets")
+    cells = [{"bytes": path.read_bytes(), "path": None} for path in paths_of(pictures(tmp_path / "photos", 1))]
+
+    def rows(*names: str) -> Any:
+        kind = library.ClassLabel(names=list(names))
+        features = library.Features({"image": library.Image(), "red": kind, "big": library.Value("int64")})
+        return library.Dataset.from_dict({"image": cells, "red": [0, 1, 1], "big": [1, 1, 0]}, features=features)
+
+    data = hs.data.huggingface(rows("no", "yes"), label=["red", "big"])
+    assert (data.classes, data.labels.tolist()) == (("red", "big"), [[0, 1], [1, 1], [1, 0]])
+    with pytest.raises(
+        DataError, match=r"in column 'red' 0 is 'yes' and 1 is 'no', .*\{'red': 1 - row\['red'\]\}"
+    ):
+        hs.data.huggingface(rows("Yes", "No"), label=["red", "big"])
+
+
+@pytest.mark.neutral
 def test_rows_of_the_hub_without_labels(tmp_path: Path) -> None:
     library = pytest.importorskip("datasets")
     root = pictures(tmp_path / "photos", 2)

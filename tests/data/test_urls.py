@@ -213,7 +213,16 @@ def test_a_split_folder(server: ObjectServer, root: Path) -> None:
 
 def test_what_stands_for_an_empty_folder_is_no_picture(server: ObjectServer, root: Path) -> None:
     url = upload(photos(root, "cat", "dog"), f"{server.url}/markers")
-    for name in ("cat", "dog", "dog/none_yet", "v1.0", "cat/v2.0", "cat_$folder$", "dog/none_yet_$folder$"):
+    for name in (
+        "cat",
+        "dog",
+        "dog/none_yet",
+        "v1.0",
+        "cat/v2.0",
+        "cat_$folder$",
+        "dog/some_$folder$",
+        "_SUCCESS",
+    ):
         open_objects(url).put(name, b"")
     for name in ("v1.0/0.png", "cat/v2.0/1.png"):
         open_objects(url).put(name, (root / "cat" / "0.png").read_bytes())
