@@ -327,9 +327,10 @@ def _check_truths(dataset: Any, columns: Sequence[str]) -> None:
     for column in columns if len(columns) > 1 else ():
         names = [str(name).strip().lower() for name in getattr(dataset.features[column], "names", None) or ()]
         if len(names) == 2 and names[0] in YES and names[1] in NO:
+            turned = f"data.map(lambda row: {{{column!r}: 1 - row[{column!r}]}})"
             raise DataError(
                 f"in column {column!r} 0 is {names[0]!r} and 1 is {names[1]!r}, and of several columns of labels "
-                f"1 is taken for a label that the row has: data.map(lambda row: {{{column!r}: 1 - row[{column!r}]}})"
+                f"1 is taken for a label that the row has: {turned}"
             )
 
 
