@@ -204,6 +204,8 @@ def _hint(path: str, places: Files, root: str) -> str:
             "The cells hold images themselves, as text in base64: make bytes of them, base64.b64decode(cell), and "
             "take a frame or a Parquet file of these"
         )
+    if name.startswith(("b'", 'b"')) and name.endswith(name[1]):
+        return "They are written as Python shows bytes: write them as text, name.decode()"
     if any(len(os.fsencode(part)) > LONGEST - max(map(len, SUFFIXES)) for part in Path(path).parts):
         return "No file has a name as long as that: name the column of files, image= (--image)"
     there = places.of(path)

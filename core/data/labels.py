@@ -6,6 +6,7 @@ what to write instead, and no advice loses a label.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
@@ -23,6 +24,10 @@ MISSING = (
     *("#N/A", "#NA", "#NV", "#REF!", "#BEZUG!", "#VALUE!", "#WERT!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!"),
 )
 """what programs, databases and spreadsheets write where there is no value, or no one that can be computed"""
+AS_CODE = re.compile(
+    r"""b(['"]).*\1|(?:np\.\w+|array|tensor|Array|tf\.Tensor)\(.*\)|<tf\.Tensor: .*>""", re.DOTALL
+)
+"""how Python shows bytes, and arrays and tensors of one number"""
 UNSEEN = 1000
 """classes that there may be without a sample; with many samples, ten times as many as those"""
 SHOWN = 5
@@ -133,8 +138,16 @@ def _names_among(labels: list[str]) -> tuple[str, ...]:
 
 
 def warn_of_missing(names: Iterable[str]) -> None:
-    """DataWarning for a class that is called as a missing label is written: "nan", and -1 beside 0 and more."""
+    """DataWarning for a class that is called as a missing label is written: "nan", and -1 beside 0 and more; and
+    for classes that are called as Python shows bytes and tensors."""
     names = list(names)
+    if names and all(map(AS_CODE.fullmatch, names)):
+        warnings.warn(
+            f"a class is called {names[0]}, as Python shows what is no text: write the labels as text or numbers, "
+            "label.decode() of bytes, label.item() of an array or a tensor, or name the classes: classes=[...]",
+            DataWarning,
+            stacklevel=6,
+        )
     if missing := [name for name in names if name in MISSING]:
         warnings.warn(
             f"a class is called {missing[0]!r}, which is what a missing label becomes as text: leave out what has "

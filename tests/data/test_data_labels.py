@@ -245,6 +245,17 @@ def test_members_of_an_enum_are_what_they_stand_for() -> None:
     assert hs.data.arrays(X, numbers, classes=[str(k) for k in range(11)]).labels.tolist() == [10, 2, 2, 10]
 
 
+def test_names_that_python_shows_are_told() -> None:
+    for write in (repr, lambda name: repr(np.str_(name)), lambda name: f"tensor({len(name)})"):
+        labels = [write(name) for name in (b"horse", b"ant", b"ant", b"horse")]
+        with pytest.warns(DataWarning, match=r"a class is called .*, as Python shows what is no text"):
+            hs.data.arrays(X, labels)
+        with pytest.warns(DataWarning, match="as Python shows what is no text"):
+            hs.data.table({"image": ENCODED, "label": labels})
+        assert len(hs.data.arrays(X, labels, classes=sorted(set(labels))).classes) == 2
+    assert hs.data.arrays(X, ["b'cat'", "ant", "ant", "ant"]).classes == ("ant", "b'cat'")
+
+
 def test_labels_that_can_be_read_once_are_no_others() -> None:
     """NumPy makes words of numbers and of what is missing."""
     for odd in (["cat", 3, "dog", "cat"], ["cat", float("nan"), "dog", "cat"]):

@@ -150,3 +150,11 @@ def test_a_column_called_set_that_is_about_something_else_is_not_the_split(files
     for parts in (["train", "control"], ["val", "test", "tarin"]):
         with pytest.raises(DataError, match=r"the part of row [23] in column 'set' is '(control|tarin)'"):
             opened(files, {"set": (parts * 3)[:6]})
+
+
+@pytest.mark.neutral
+def test_names_of_files_as_python_shows_bytes(files: list[str]) -> None:
+    with pytest.raises(
+        DataError, match=r"are not there, .* as Python shows bytes: write them as text, name\.decode"
+    ):
+        hs.data.table({"file": [str(name.encode()) for name in files], "label": ["ant", "bee"] * (N // 2)})
