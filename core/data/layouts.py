@@ -18,7 +18,7 @@ from headstart.common.text import first_few
 from headstart.data.file_system import LOCAL, Folder
 from headstart.data.formats import SUFFIXES, kind_of
 from headstart.data.names import normal, shown
-from headstart.data.place import FILE, REMOTE, suffix_of
+from headstart.data.place import FILE, REMOTE, place_of, suffix_of
 from headstart.data.signatures import UNPACK, what_is
 
 ROLES = {
@@ -225,6 +225,15 @@ def refuse_url(path: str | os.PathLike[str]) -> None:
         f"{text} is an address that is not read here; expected a path, or a URL that begins with "
         f"{', '.join(REMOTE)} or {FILE}. Download it{how}, and give its path"
     )
+
+
+def root_of(root: str | os.PathLike[str] | None, folder: str | None) -> str:
+    """What the names in a table are relative to: `root`, where somebody said it, or the table's folder. Raises as
+    `refuse_url` and `place_of`."""
+    if root is None:
+        return folder or "."
+    refuse_url(root)
+    return place_of(root)
 
 
 def refuse_file(place: Folder) -> None:

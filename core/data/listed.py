@@ -16,8 +16,9 @@ from headstart.data.encoded import sound
 from headstart.data.file_system import Files
 from headstart.data.frames import KINDS, frame_of
 from headstart.data.image_cells import files_of, files_there, holds_bytes, rows_with_images, source_of
+from headstart.data.layouts import root_of
 from headstart.data.left_out import Skipped, check_on_error
-from headstart.data.place import expanded, is_remote, place_of, stem_of, suffix_of
+from headstart.data.place import expanded, is_remote, stem_of, suffix_of
 from headstart.data.table import image_column
 
 EMPTY = "names no image: its cell is empty"
@@ -57,7 +58,7 @@ def images_listed(
     name = stem_of(frame.name) if folder is not None else "table"
     filled, _ = rows_with_images(frame.name, images, column, place, on_error)
     rows: Sequence[int] = range(len(images)) if filled is None else filled
-    at = place_of(root) if root is not None else folder or "."
+    at = root_of(root, folder)
     if holds_bytes(images, column, place, rows[0]):
         encoded = source_of(images, at, frame.name, place, truncated)
         return sound(encoded, unlabelled(len(images)), name, (), decoding)

@@ -23,11 +23,11 @@ from headstart.data.encoded import sound
 from headstart.data.frames import Column, Frame, frame_of
 from headstart.data.further_columns import groups_in, parts_in, weights_in
 from headstart.data.image_cells import files_of, files_there, holds_bytes, rows_with_images, source_of
-from headstart.data.layouts import role_of
+from headstart.data.layouts import role_of, root_of
 from headstart.data.left_out import check_on_error
 from headstart.data.missing_labels import labelled_rows, no_label, without_any
 from headstart.data.names import twice
-from headstart.data.place import place_of, stem_of
+from headstart.data.place import stem_of
 from headstart.data.repeated_rows import joined, once, spelt_alike
 from headstart.data.untrained import warn_of_untrained
 
@@ -140,7 +140,7 @@ def table(
         return frame.place(places[i])
 
     notes = [f"{frame.name}: {', '.join(notes)}"] if notes else []
-    at = place_of(root) if root is not None else folder or "."
+    at = root_of(root, folder)
     filled, without = rows_with_images(frame.name, images, roles["image"], place, on_error)
     if filled is not None:
         skipped += without

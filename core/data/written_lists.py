@@ -75,7 +75,7 @@ def _is_in_brackets(text: str) -> bool:
 
 def _members(text: str) -> list[Any] | None:
     inner = "" if text == NO_MEMBERS else text[1:-1].strip()
-    if "np." in inner:
+    if inner.startswith("np."):
         inner = OF_NUMPY.sub(r"\1", inner)
     found = list(MEMBER.finditer(inner))
     ends = [0, *(piece.end() for piece in found)]

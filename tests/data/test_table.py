@@ -17,6 +17,7 @@ import headstart as hs
 from headstart.common.errors import DataError, DataWarning, SettingError
 from headstart.data import frames, summary
 from headstart.data.door import as_data_set
+from headstart.data.listed import images_listed
 
 NAMES = [f"{kind}{i}" for i in range(4) for kind in ("ant", "bee", "cow")]
 KINDS = [name[:3] for name in NAMES]
@@ -540,6 +541,14 @@ def test_other_refusals(root: Path) -> None:
             hs.data.table(source)
     with pytest.raises(SettingError, match="on_error"):
         hs.data.table(root / "t.jsonl", on_error="never")
+    frame = {"file": files(), "label": KINDS}
+    for elsewhere, message in (
+        ("https://example.org/photos", "https://example.org/photos is an address that is not read here"),
+        (Path("s3://photos/set"), "give the URL as text, as a Path drops a slash"),
+    ):
+        for door in (hs.data.table, images_listed):
+            with pytest.raises(DataError, match=message):
+                door(frame, root=elsewhere)
 
 
 @pytest.mark.neutral
