@@ -21,7 +21,7 @@ from headstart.data.dataset import ArraySource, Dataset, ValueSource
 from headstart.data.decode import pixels_of
 from headstart.data.further_columns import groups_in, weights_in
 from headstart.data.labels import labels_of
-from headstart.data.names import class_list
+from headstart.data.names import class_list, normal
 from headstart.data.rows import ALONE, count, ordered, unmasked
 
 
@@ -43,10 +43,10 @@ def arrays(
     `labels`: n integers, positions in `classes` (default: "0", "1", ... up to the largest label); or n names, to
     be numbered as in `classes` (default: sorted). With `task="multi"`: 0 and 1 as `(n, k)`, of the labels that
     `classes` names, or n lists of names; with `task="regression"`: numbers `(n,)` or `(n, d)`, of the targets that
-    `classes` names. `groups`: n names, of which no split cuts one; `weights`: n numbers of 0 or more. Arrays are
-    not copied; changing a pixel later is an error when
-    the image is next loaded. Raises `DataError` for anything else: what is masked or missing, bytes that are no
-    UTF-8, two names that look the same. A `DataWarning` names classes such as "nan", of missing labels as text.
+    `classes` names. The columns of a frame are those of their names. `groups`: n names, of which no split cuts
+    one; `weights`: n numbers of 0 or more. Arrays are not copied; changing a pixel later is an error when the image
+    is next loaded. Raises `DataError` for anything else: what is masked or missing, bytes that are no UTF-8, two
+    names that look the same. A `DataWarning` names classes such as "nan", of missing labels as text.
     """
     values, what = samples_of(images)
     about = annotations_of(labels, classes, count(values), what, task, groups, weights)
@@ -108,6 +108,9 @@ def _of_task(labels: Any, classes: Sequence[str] | None, task: str, place: Any) 
         raise DataError(
             f"labels are a {type(labels).__name__}; expected {'lists of' if task == MULTI else ''} values"
         )
+    called = _columns_of(labels)
+    if called and classes is not None and sorted(called) == sorted(order := list(class_list(classes))):
+        labels = labels.select(order) if hasattr(labels, "column_names") else labels[order]
     values = as_list(unmasked(labels, "the labels"), "the labels")
     if bad := [i for i, value in enumerate(values) if is_missing(value)]:
         raise DataError(f"the label of {place(bad[0])} is missing; leave such samples out")
@@ -119,14 +122,23 @@ def _of_task(labels: Any, classes: Sequence[str] | None, task: str, place: Any) 
             [("labels", rows if several else values)], task=task, classes=classes, separator=None, place=place
         )
     width = len(rows[0])
-    names = [str(k) for k in range(width)] if classes is None else list(class_list(classes))
+    numbers = [str(k) for k in range(width)]
+    names = (called or numbers) if classes is None else list(class_list(classes))
     if len(names) != width:
         raise DataError(f"labels have {width} columns, and classes names {len(names)}; expected one for each")
     columns = [(name, [row[k] for row in rows]) for k, name in enumerate(names)]
     if width == 1 and task == MULTI:
         raise DataError("labels have one column, and task 'multi' is of several; expected (n, k) of 0 and 1")
     about = labels_in(columns, task=task, classes=None, separator=None, place=place)
-    return replace(about, named=classes is not None)
+    return replace(about, named=classes is not None or bool(called))
+
+
+def _columns_of(labels: Any) -> list[str]:
+    """The names of a frame's columns; [] of what is none, and where they are no different texts."""
+    names: Any = getattr(labels, "column_names", None) or getattr(labels, "columns", None)
+    named = [] if names is None or not hasattr(names, "__iter__") else list(names)
+    texts = all(isinstance(name, str) and name == normal(name) for name in named)
+    return named if texts and len(set(named)) == len(named) else []
 
 
 def samples_of(images: Any) -> tuple[Any, str]:

@@ -94,6 +94,30 @@ def test_tables_of_arrow_and_pandas(root: Path) -> None:
     assert hs.data.table(holes, on_error="skip").classes == ("1", "2")
 
 
+def test_columns_of_frames_as_labels_of_arrays() -> None:
+    pa, pd, pl = (pytest.importorskip(name) for name in ("pyarrow", "pandas", "polars"))
+    images, labels = np.zeros((4, 3, 3, 3), np.uint8), np.array([[0, 1], [1, 1], [0, 0], [0, 1]])
+    columns = {"sun": labels[:, 0], "rain": labels[:, 1]}
+    for frame in (
+        pd.DataFrame(columns),
+        pl.DataFrame(columns),
+        pa.table(columns),
+        pd.DataFrame(columns).astype(bool),
+    ):
+        for task in ("multi", "regression"):
+            data = hs.data.arrays(images, frame, task=task)
+            assert (data.classes, data.named_classes) == (("sun", "rain"), True)
+            assert data.labels.tolist() == labels.tolist()
+        data = hs.data.arrays(images, frame, ["rain", "sun"], task="multi")
+        assert (data.classes, data.labels.tolist()) == (("rain", "sun"), labels[:, ::-1].tolist())
+        data = hs.data.arrays(images, frame, ["soleil", "pluie"], task="multi")
+        assert (data.classes, data.labels.tolist()) == (("soleil", "pluie"), labels.tolist())
+    numbers = pd.DataFrame(labels)
+    assert not hs.data.arrays(images, numbers, task="multi").named_classes
+    lists = pd.DataFrame({"tags": [["sun"], [], ["rain"], ["sun"]]})
+    assert hs.data.arrays(images, lists["tags"], task="multi").classes == ("rain", "sun")
+
+
 def test_sets_of_torchvision(root: Path) -> None:
     torch, tv = pytest.importorskip("torch"), pytest.importorskip("torchvision")
     utils, transforms = torch.utils.data, tv.transforms
