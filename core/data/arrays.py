@@ -44,9 +44,9 @@ def arrays(
     be numbered as in `classes` (default: sorted). With `task="multi"`: 0 and 1 as `(n, k)`, of the labels that
     `classes` names, or n lists of names; with `task="regression"`: numbers `(n,)` or `(n, d)`, of the targets that
     `classes` names. The columns of a frame are those of their names. `groups`: n names, of which no split cuts
-    one; `weights`: n numbers of 0 or more. Arrays are not copied; changing a pixel later is an error when the image
-    is next loaded. Raises `DataError` for anything else: what is masked or missing, bytes that are no UTF-8, two
-    names that look the same. A `DataWarning` names classes such as "nan", of missing labels as text.
+    one; `weights`: n numbers of 0 or more. Arrays are not copied; changing a pixel later is an error when the
+    image is next loaded. Raises `DataError` for anything else: what is masked or missing, bytes that are no UTF-8,
+    two names that look the same. A `DataWarning` names classes such as "nan", of missing labels as text.
     """
     values, what = samples_of(images)
     about = annotations_of(labels, classes, count(values), what, task, groups, weights)
