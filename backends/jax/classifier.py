@@ -1,8 +1,8 @@
 """Whether an NNX module ends in a classifier, so that a fresh one comes in its place and not behind it.
 
 Invariant: a classifier is a linear layer (flax's, one that is written by hand, or a convolution of 1x1 that is
-called so) whose numbers the module gives as they are, or after what has no parameters; a projection, as encoders
-end in, is none. Of what a softmax shares out, whatever made it is one.
+called so, or makes the map that the module gives) whose numbers the module gives as they are, or after what has no
+parameters; a projection, as encoders end in, is none. Of what a softmax shares out, whatever made it is one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from headstart.backends.jax.programs import (
     is_learned,
     is_matrix,
     is_mean,
+    is_pointwise,
     is_shift,
     of_batch,
     picks_places,
@@ -199,7 +200,7 @@ def classifier_of(watching: Callable[[Any], Any], example: Any, ending: str = ""
     program, constants = closed.jaxpr, dict(zip(map(id, closed.jaxpr.constvars), closed.consts, strict=True))
     if len(program.outvars) != 1:
         return Found()
-    walk = Walk()
+    walk = Walk(program.outvars[0].aval.ndim == 4)
     whole = Scope(program)
     if not walk.is_rank(whole, program.outvars[0], (), Behind(ending)):
         return Found(matrices=[constants[key] for key in walk.multiplied if key in constants])
@@ -222,7 +223,9 @@ def classifier_of(watching: Callable[[Any], Any], example: Any, ending: str = ""
 class Walk:
     """From a program's end back to the classifiers whose numbers it gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, gives_map: bool = False) -> None:
+        """`gives_map`: whether it is a map that the program gives."""
+        self.gives_map = gives_map
         self.reached: dict[str, tuple[Scope, Any]] = {}
         """path -> where it is run, and what it takes there: None where it is run more than once"""
         self.multiplied: list[int] = []
@@ -246,6 +249,11 @@ class Walk:
                 return False
             self.reached[path] = scope, _taken(scope, path)
             return behind.stands and len(self.reached) <= MOST
+        if kind == NAME and name.startswith(LAYER) and self.gives_map and behind.plain:
+            path = name.removeprefix(LAYER)
+            if is_pointwise(scope, maker.invars[0]) and not is_projection(path):
+                self.reached[path] = scope, _taken(scope, path)
+                return behind.stands
         if kind == NAME and name.startswith((MADE, LAYER)):
             before, seen = dict(self.reached), set(self._seen)
             path = name.removeprefix(MADE).removeprefix(LAYER)

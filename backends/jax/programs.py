@@ -67,6 +67,19 @@ def feeds(program: Any, variable: Any, others: Sequence[Any]) -> bool:
     return any(place in together for place in places)
 
 
+def is_pointwise(scope: Scope, variable: Any) -> bool:
+    """Whether a convolution of 1x1 makes it, an offset aside, which mixes channels at each place by itself."""
+    if (maker := scope.makers.get(id(scope.unshaped(variable)))) is None:
+        return False
+    if maker.primitive.name == "add":
+        taken = [atom for atom in maker.invars if of_batch(scope, atom)]
+        return len(taken) == 1 and is_pointwise(scope, taken[0])
+    if maker.primitive.name != "conv_general_dilated" or maker.params["feature_group_count"] != 1:
+        return False
+    sides = maker.params["dimension_numbers"].rhs_spec[2:]
+    return all(maker.invars[1].aval.shape[side] == 1 for side in sides)
+
+
 def of_batch(scope: Scope, variable: Any) -> bool:
     """Whether it is computed from the batch."""
     return any(

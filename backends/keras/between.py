@@ -34,7 +34,9 @@ SHARES = {
     "softmax": "softmax", "logsoftmax": "log_softmax", "sigmoid": "sigmoid", "logsigmoid": "sigmoid",
 }  # fmt: skip
 # what gives numbers another shape or type alone, and what turns their axes
-SHAPING = ("identity", "dropout", "flatten", "reshape", "squeeze", "cast", "linear")
+SHAPING = (
+    "identity", "dropout", "flatten", "reshape", "squeeze", "cast", "linear", "upsampling2d", "resizing", "resize",
+)  # fmt: skip
 # probabilities of several classifiers, whose mean is one of probabilities
 MIXING = ("average", "add", "mean", "divide", "truedivide")
 TURNING = ("permute", "transpose", "moveaxis", "swapaxes", "expanddims")

@@ -1,8 +1,8 @@
 """Whether a functional keras.Model ends in a classifier, so that a fresh one comes in its place and not behind it.
 
-Invariant: a classifier is a dense layer (or a convolution of 1x1 that is called so) whose numbers the model gives
-as they are, or after what has no weights; a projection, as encoders end in, is none. Of what a softmax shares out,
-whatever made it is one.
+Invariant: a classifier is a dense layer (or a convolution of 1x1 that is called so, or makes the one map that the
+model gives) whose numbers the model gives as they are, or after what has no weights; a projection, as encoders end
+in, is none. Of what a softmax shares out, whatever made it is one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from headstart.backends.keras.between import (
     step,
 )
 from headstart.backends.keras.copying import calls, functional, is_functional
-from headstart.models.endings import Behind, Layer, classifiers_among, is_product, is_ranking, reached
+from headstart.models.endings import (
+    Behind,
+    Layer,
+    classifiers_among,
+    is_product,
+    is_projection,
+    is_ranking,
+    reached,
+)
 
 PREDICTIONS = "conv_preds"  # of MobileNet
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv1DTranspose, layers.Conv2DTranspose)
@@ -58,8 +66,11 @@ def is_nested(model: keras.Model) -> bool:
 class _Walk:
     """From a model's end towards its classifiers."""
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, gives_map: bool | None = None) -> None:
+        """`gives_map`: whether what this is the end of gives a map and nothing else; None: it is that itself."""
         self.model = model
+        alone = len(model.outputs) == 1
+        self.gives_map = alone and len(model.outputs[0].shape) == 4 if gives_map is None else gives_map
         self.made = {id(tensor): node for node in calls(model) for tensor in node.outputs}
         self.found: set[int] = set()
         self.nested = False
@@ -131,13 +142,22 @@ class _Walk:
             type(layer) is layers.EinsumDense and is_product(layer.equation)
         )
         if linear or (isinstance(layer, CONVOLUTIONS) and not smooths(layer)):
-            made = behind.then(SHARES.get(activation(layer).replace("_", ""), ""), False, False)
-            return passes(layer, made) and (made.ranked or _is_called(layer, name, linear, made))
+            active = activation(layer).replace("_", "")
+            made = behind.then(SHARES.get(active, ""), active == "linear", False)
+            return passes(layer, made) and (made.ranked or self._is_called(layer, name, linear, made))
         return behind.ranked and isinstance(layer, layers.Layer) and _multiplies(layer)
+
+    def _is_called(self, layer: Any, name: str, linear: bool, behind: Behind) -> bool:
+        """Whether a dense layer, or a convolution, is a classifier as it is called, or as what it makes."""
+        if linear:
+            return behind.takes(name)
+        alone = type(layer) is layers.Conv2D and tuple(layer.kernel_size) == (1, 1)
+        makes_map = self.gives_map and behind.plain and not is_projection(name)
+        return alone and (is_ranking(name) or name == PREDICTIONS or makes_map)
 
     def _is_head(self, model: keras.Model, name: str, behind: Behind) -> bool:
         inside = [node for node in calls(model) if getattr(node.operation, "weights", None)]
-        walk = _Walk(model)
+        walk = _Walk(model, self.gives_map)
         ends = walk.ends(replace(behind, named=behind.named and not is_ranking(name)))
         if not inside or not ends or walk.unseen or not walk.classifiers():
             return False
@@ -161,14 +181,6 @@ class _Walk:
 def _widths(node: Any) -> tuple[int, int]:
     taken, given = (tensors[0].shape[-1] for tensors in (node.input_tensors, node.outputs))
     return taken or 0, given or 0
-
-
-def _is_called(layer: Any, name: str, linear: bool, behind: Behind) -> bool:
-    """Whether a dense layer, or a convolution, is a classifier as it is called."""
-    if linear:
-        return behind.takes(name)
-    alone = type(layer) is layers.Conv2D and tuple(layer.kernel_size) == (1, 1)
-    return alone and (is_ranking(name) or name == PREDICTIONS)
 
 
 def _has_matrix(operation: Any) -> bool:
