@@ -22,7 +22,7 @@ from headstart.data.decode import pixels_of
 from headstart.data.further_columns import groups_in, weights_in
 from headstart.data.labels import labels_of
 from headstart.data.names import class_list, normal
-from headstart.data.rows import ALONE, count, ordered, unmasked
+from headstart.data.rows import ALONE, count, ordered, unmasked, warn_of_order
 
 
 def arrays(
@@ -48,6 +48,7 @@ def arrays(
     image is next loaded. Raises `DataError` for anything else: what is masked or missing, bytes that are no UTF-8,
     two names that look the same. A `DataWarning` names classes such as "nan", of missing labels as text.
     """
+    warn_of_order({"the images": images, "labels": labels, "groups": groups, "weights": weights})
     values, what = samples_of(images)
     about = annotations_of(labels, classes, count(values), what, task, groups, weights)
     source = ArraySource if what == "image" else ValueSource

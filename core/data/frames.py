@@ -31,7 +31,7 @@ from headstart.data.layouts import refuse_url
 from headstart.data.limits import MAX_NBYTES
 from headstart.data.names import normal
 from headstart.data.place import is_remote, parent_of, place_of
-from headstart.data.rows import ordered
+from headstart.data.rows import ordered, warn_of_order
 from headstart.data.signatures import UNPACK, what_is
 from headstart.data.table_file import TableFile
 
@@ -134,6 +134,7 @@ def _of_columns(names: list[str], column: Callable[[str], Any]) -> Frame:
         return [_plain(cell) for cell in ordered(found, f"the cells of column {name!r}")]
 
     def read(names: Sequence[str]) -> dict[str, Column]:
+        warn_of_order({f"the column {name!r}": column(name) for name in names})
         columns: dict[str, Column] = {name: values(name) for name in names}
         lengths = {name: len(values) for name, values in columns.items()}
         if len(set(lengths.values())) > 1:

@@ -3,12 +3,13 @@ wherever they come by stands here, so that only what makes a batch and what runs
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Set, ValuesView
 from typing import Any
 
 import numpy as np
 
-from headstart.common.errors import DataError
+from headstart.common.errors import DataError, DataWarning
 
 Rows = np.ndarray | dict[str, np.ndarray]
 Entries = Mapping[str, tuple[tuple[int, ...], str]]
@@ -76,6 +77,23 @@ def ordered(values: Any, what: str) -> Any:
             "make lists of images and labels in one pass: images, labels = zip(*pairs)"
         )
     return values
+
+
+def warn_of_order(columns: Mapping[str, Any]) -> None:
+    """DataWarning where columns of pandas have one index in two orders: they are taken as they stand, and pandas
+    puts them side by side by their index."""
+    indexed = [(name, getattr(values, "index", None)) for name, values in columns.items()]
+    indexed = [(name, index) for name, index in indexed if hasattr(index, "equals")]
+    for name, index in indexed[1:]:
+        first, other = indexed[0]
+        if len(index) == len(other) and not index.equals(other) and set(index) == set(other):
+            warnings.warn(
+                f"{first} and {name} have one index in two orders, and are taken in the order in which each "
+                "stands: if their rows belong together by the index, take both from one frame",
+                DataWarning,
+                stacklevel=5,
+            )
+            return
 
 
 def entries_of(rows: Any) -> dict[str, tuple[tuple[int, ...], str]]:

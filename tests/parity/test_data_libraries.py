@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import headstart as hs
-from headstart.common.errors import DataError, SettingError
+from headstart.common.errors import DataError, DataWarning, SettingError
 from headstart.data.door import described
 
 NAMES = ("ant", "bee", "cow")
@@ -116,6 +116,21 @@ def test_columns_of_frames_as_labels_of_arrays() -> None:
     assert not hs.data.arrays(images, numbers, task="multi").named_classes
     lists = pd.DataFrame({"tags": [["sun"], [], ["rain"], ["sun"]]})
     assert hs.data.arrays(images, lists["tags"], task="multi").classes == ("rain", "sun")
+
+
+def test_columns_of_pandas_in_two_orders_are_told(root: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"file": files(root), "label": names(root)})
+    mixed = frame.sample(frac=1, random_state=0)
+    assert told(hs.data.table({"file": mixed["file"], "label": mixed["label"]})) == told(hs.data.folder(root))
+    assert told(hs.data.table(mixed)) == told(hs.data.folder(root))
+    with pytest.warns(DataWarning, match="the column 'file' and the column 'label' have one index in two orders"):
+        hs.data.table({"file": frame["file"], "label": mixed["label"]})
+    images, some = np.zeros((18, 3, 3, 3), np.uint8), frame["label"].reset_index(drop=True)
+    with pytest.warns(DataWarning, match="labels and groups have one index in two orders"):
+        hs.data.arrays(images, frame["label"], groups=mixed["file"])
+    some.index = range(18, 36)  # of another frame
+    assert len(hs.data.arrays(images, frame["label"], groups=some)) == 18
 
 
 def test_sets_of_torchvision(root: Path) -> None:
