@@ -82,8 +82,8 @@ def ordered(values: Any, what: str) -> Any:
 def warn_of_order(columns: Mapping[str, Any]) -> None:
     """DataWarning where columns of pandas have one index in two orders: they are taken as they stand, and pandas
     puts them side by side by their index."""
-    indexed = [(name, getattr(values, "index", None)) for name, values in columns.items()]
-    indexed = [(name, index) for name, index in indexed if hasattr(index, "equals")]
+    every: list[tuple[str, Any]] = [(name, getattr(values, "index", None)) for name, values in columns.items()]
+    indexed = [(name, index) for name, index in every if hasattr(index, "equals")]
     for name, index in indexed[1:]:
         first, other = indexed[0]
         if len(index) == len(other) and not index.equals(other) and set(index) == set(other):
