@@ -111,17 +111,56 @@ def _pt2(exported: torch.export.ExportedProgram, program: Program, path: Path, t
 def _onnx(exported: torch.export.ExportedProgram, program: Program, path: Path, texts: Mapping[str, str]) -> None:
     try:
         with _unlogged():
-            made = torch.onnx.export(exported, dynamo=True, verbose=False, output_names=list(program.outputs))
-        assert made is not None
+            made = _translated(exported, list(program.outputs))
     except OSError:
         raise
     except Exception as error:  # torch's exporter raises of all kinds
         raise ExportError(
-            f"torch.onnx cannot write this model ({raised_text(error)}); expected a module of operations that "
-            "ONNX has; or .pt2, or another format"
+            f"torch.onnx cannot write this model ({raised_text(_first_cause(error))}); expected a module of "
+            "operations that ONNX has; or .pt2, or another format"
         ) from error
     made.model.metadata_props.update(texts)
     made.save(path)
+
+
+def _translated(exported: torch.export.ExportedProgram, names: list[str]) -> Any:
+    """As an `ONNXProgram`: operation by operation, or, where the exporter has no translation of one (attention of
+    other than four axes in 2.15), of those that they are made of."""
+    try:
+        return torch.onnx.export(exported, dynamo=True, verbose=False, output_names=names)
+    except OSError:
+        raise
+    except Exception as error:  # of all kinds
+        table = torch.export.default_decompositions()
+        table[torch.ops.aten.scaled_dot_product_attention.default] = _attention
+        try:
+            plain = exported.run_decompositions(table)
+            return torch.onnx.export(plain, dynamo=True, verbose=False, output_names=names)
+        except Exception:
+            raise error from error.__cause__
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    by_products = torch.ops.aten._scaled_dot_product_attention_math.default
+    settings = {"scale": scale, "enable_gqa": enable_gqa}
+    result: torch.Tensor = by_products(query, key, value, attn_mask, dropout_p, is_causal, **settings)[0]
+    return result
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What the exporter wraps in advice on how to report it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextlib.contextmanager
