@@ -34,6 +34,23 @@ class Pair(Base):
         return pooled, pooled * 2
 
 
+class Tasks(Base):
+    """Two classifiers of the same features, or one of them behind another layer."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        rngs, self.apart = nnx.Rngs(1), apart
+        self.age, self.kind, self.inner = (nnx.Linear(8, width, rngs=rngs) for width in (1, 3, 8))
+
+    def pooled(self, x: jax.Array) -> jax.Array:
+        return self.maps(x).mean((1, 2))
+
+    def __call__(self, x: jax.Array) -> Any:
+        pooled = self.pooled(x)
+        inner = jax.nn.relu(self.inner(pooled)) if self.apart else pooled
+        return {"age": self.age(inner), "kind": jax.nn.softmax(self.kind(pooled))}
+
+
 class Coded(Base):
     def __call__(self, x: jax.Array) -> Any:
         pooled = self.maps(x).mean((1, 2))

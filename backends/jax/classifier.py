@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -44,7 +45,7 @@ from headstart.models.endings import (
     is_ranking,
     may_precede,
 )
-from headstart.models.several import at_end
+from headstart.models.several import NAMED, arrays, at_end
 
 # what may stand between the classifier and the end: functions, and what programs of them are made of
 FUNCTIONS = ("softmax", "log_softmax", "sigmoid", "log_sigmoid", "relu", "hard_sigmoid", "clip")
@@ -190,24 +191,33 @@ class Found(NamedTuple):
 
 
 def classifier_of(watching: Callable[[Any], Any], example: Any, ending: str = "") -> Found:
-    """Told by a program of a module's run. CutError for several of which one reads the batch itself. `watching`:
+    """Told by a program of a module's run; of several arrays of which no name tells, for several tasks, all have
+    to be made of what one classifier reads. CutError for several of which one reads the batch itself. `watching`:
     runs it on a batch and notes its layers; `ending`: what was taken off its end."""
 
     def run(x: Any) -> Any:
-        return at_end(watching(x), jax.Array)
+        value = watching(x)
+        if (end := at_end(value, jax.Array)) is not None:
+            return end
+        found = dict(arrays(value, jax.Array))
+        named = {entry[0] for entry in found if entry} & {*NAMED}
+        return [] if named else [array for array in found.values() if jnp.issubdtype(array.dtype, jnp.floating)]
 
     closed = jax.make_jaxpr(run)(jax.tree.map(jax.numpy.asarray, example))
     program, constants = closed.jaxpr, dict(zip(map(id, closed.jaxpr.constvars), closed.consts, strict=True))
-    if len(program.outvars) != 1:
+    ends, whole = program.outvars, Scope(program)
+    walk = Walk(len(ends) == 1 and ends[0].aval.ndim == 4)
+    ranks = bool(ends) and all(walk.is_rank(whole, end, (), Behind(ending)) for end in ends)
+    if not ranks and len(ends) != 1:
         return Found()
-    walk = Walk(program.outvars[0].aval.ndim == 4)
-    whole = Scope(program)
-    if not walk.is_rank(whole, program.outvars[0], (), Behind(ending)):
+    if not ranks:
         return Found(matrices=[constants[key] for key in walk.multiplied if key in constants])
     walk.keep_classifiers()
     if not walk.reached:
         return Found()
     inside = any(scope.around is not None for scope, _ in walk.reached.values())
+    if len(ends) > 1 and (inside or len({id(taken) for _, taken in walk.reached.values()} - {id(None)}) != 1):
+        return Found()
     if inside or any(taken is None for _, taken in walk.reached.values()):  # run more than once, as will be told
         return Found([*walk.reached], inside)
     reads = {(id(scope), id(taken)): (scope, taken) for scope, taken in walk.reached.values()}

@@ -53,6 +53,15 @@ def test_one_of_several_outputs(own: Any) -> None:
         hs.wrap(module, "nowhere", **FRESH)
 
 
+def test_of_several_tasks_what_their_classifiers_read(own: Any) -> None:
+    module = own.Tasks(False)
+    model = hs.wrap(module, **FRESH)
+    for made_again in (model, hs.wrap(module, model.module_cut, **FRESH)):
+        assert relative_error(trunk(made_again), np.asarray(module.pooled(X))) < 1e-5
+    with pytest.raises(CutError, match="which of them are the features"):
+        hs.wrap(own.Tasks(True), **FRESH)
+
+
 @pytest.mark.parametrize("with_token", [True, False])
 def test_of_tokens_the_class_token_or_all(own: Any, with_token: bool) -> None:
     module = own.Tokens(with_token)
