@@ -102,6 +102,8 @@ def huggingface(
             check_told_apart([about.classes[k] for k in about.used().tolist()])
         warn_of_untrained(about, frame.name)
     said = [f"{frame.name}: {', '.join(notes)}"] if notes else []
+    if role_of(rows.only) != PARTS[0]:
+        said.append(f"{frame.name}: all rows are of one part, {rows.only}; taken in one piece")
     said += rows.left(roles["image"], roles["label"])
     return sound(rows.images(roles["image"], truncated, at), about, frame.name, skipped, on_error, said)
 
@@ -130,7 +132,10 @@ class _Rows:
     """The rows of a set's splits, one after another."""
 
     def __init__(self, source: Any) -> None:
-        self.sets = _splits(_opened(source))
+        opened = _opened(source)
+        self.sets = _splits(opened)
+        self.only = str(next(iter(opened))) if isinstance(opened, Mapping) and len(self.sets) == 1 else PARTS[0]
+        """the name of the split where there is one alone"""
         self.first = first = next(iter(self.sets.values()))
         plain = first.with_format(None)
         self.frame = Frame(

@@ -170,6 +170,10 @@ def test_splits_of_the_hub_are_parts(tmp_path: Path) -> None:
     assert "row 2 of val" in data.val.source_name(1)
     with pytest.raises(DataError, match=r"the splits are train, extra; expected train, validation and test"):
         hs.data.huggingface(library.DatasetDict({"train": every_third["train"], "extra": every_third["test"]}))
+    for only, notes in (("train", 1), ("test", 2)):
+        alone = hs.data.huggingface(library.DatasetDict({only: whole}))
+        assert len(alone.notes) == notes and alone.labels.tolist() == hs.data.huggingface(whole).labels.tolist()
+    assert alone.notes[-1].endswith("all rows are of one part, test; taken in one piece")
     with_parts = whole.add_column("split", ["train", "test", "train"] * (len(whole) // 3))
     (note,) = hs.data.huggingface(with_parts).notes
     assert note.endswith("'split' is not taken as split (the parts of a DatasetDict are)")
