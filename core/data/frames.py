@@ -53,6 +53,9 @@ TEXTS = ("text", "JSON text")
 NO_TABLES = (b"<", b"version https://git-lfs")
 """how text begins that is no table"""
 
+PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
+"""of cells that are as Python has them"""
+
 KINDS = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -131,7 +134,8 @@ def _of_columns(names: list[str], column: Callable[[str], Any]) -> Frame:
         for method in ("to_list", "tolist"):
             if hasattr(found, method):
                 return list(getattr(found, method)())
-        return [_plain(cell) for cell in ordered(found, f"the cells of column {name!r}")]
+        cells = list(ordered(found, f"the cells of column {name!r}"))
+        return cells if set(map(type, cells)) <= PLAIN else [_plain(cell) for cell in cells]
 
     def read(names: Sequence[str]) -> dict[str, Column]:
         warn_of_order({f"the column {name!r}": column(name) for name in names})

@@ -36,13 +36,21 @@ class Joined(NamedTuple):
 def spelt_alike(files: list[str]) -> list[str]:
     """The files with one spelling for each path: "a.jpg" may be "./a.jpg", "b/../a.jpg" and "/photos/a.jpg" as
     well. Themselves where there is no such spelling among them. URLs come in one spelling already."""
-    here = [file for file in files if not is_remote(file)]
-    if not any("//" in file or "/." in file or file[:1] == "." for file in here) and (
-        len(set(map(os.path.isabs, here))) < 2
-    ):
+    lines = "\n" + "\n".join(files)  # of a million names, looked at as one text
+    is_plain = not any(odd in lines for odd in ("//", "/.", "\n."))
+    if is_plain and lines.count("\n" + os.sep) in (0, len(files)):
         return files
-    folder = current_folder()
-    return [file if is_remote(file) else _one_spelling(os.path.join(folder, file)) for file in files]  # noqa: PTH118
+    folder, folders = current_folder(), dict[str, str]()
+
+    def alike(file: str) -> str:
+        place, name = os.path.split(os.path.join(folder, file))  # noqa: PTH118
+        if name in ("", os.curdir, os.pardir):
+            return _one_spelling(os.path.join(place, name))  # noqa: PTH118
+        if place not in folders:
+            folders[place] = _one_spelling(place)
+        return folders[place] + os.sep + name
+
+    return [file if is_remote(file) else alike(file) for file in files]
 
 
 def _one_spelling(path: str) -> str:
