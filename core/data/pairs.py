@@ -58,6 +58,10 @@ def wrap(
     check_on_error(on_error)
     if isinstance(source, str | Mapping) or not _is_indexed(source):
         mend = f": {columns_line(source, 'data')}" if isinstance(source, Mapping) and entries_of(source) else ""
+        if _is_indexed(getattr(source, "dataset", None)):
+            mend = ": of a loader its set, hs.data.wrap(data.dataset), of which a sampler may take a part alone"
+        elif not mend and not isinstance(source, str | bytes | Mapping) and hasattr(source, "__iter__"):
+            mend = ": of what is read from its beginning to its end, a list: hs.data.wrap(list(data))"
         raise DataError(
             f"the set is a {type(source).__name__}; expected one with a length and (image, label) at each "
             f"position{mend}"

@@ -207,6 +207,12 @@ def test_a_loader_is_told_with_what_its_sampler_takes(root: Path) -> None:
     loader = utils.DataLoader(whole, sampler=utils.SubsetRandomSampler([16, 0, 7]))
     assert by_line(loader, torch=torch).ids == tuple(folder.ids[i] for i in (16, 0, 7))
     assert by_line(utils.DataLoader(whole, shuffle=True)).ids == folder.ids
+    with pytest.raises(
+        DataError, match=r"the set is a DataLoader; .* of a loader its set, hs\.data\.wrap\(data\.dataset\)"
+    ):
+        hs.data.wrap(loader)
+    with pytest.raises(DataError, match=r"the set is a zip; .*hs\.data\.wrap\(list\(data\)\)"):
+        hs.data.wrap(zip(files(root), names(root), strict=True))  # type: ignore[arg-type]
     mask = torch.arange(18) < 9
     with pytest.raises(DataError, match="indices of a part of a set are booleans"):
         hs.data.wrap(utils.Subset(whole, mask))
