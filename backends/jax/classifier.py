@@ -44,6 +44,7 @@ from headstart.models.endings import (
     is_projection,
     is_ranking,
     may_precede,
+    squashes,
 )
 from headstart.models.several import NAMED, arrays, at_end
 
@@ -255,7 +256,7 @@ class Walk:
         kind, name = maker.primitive.name, str(maker.params.get("name", ""))
         if kind == NAME and (name.startswith(KNOWN) or (name.startswith(LAYER) and behind.ranked)):
             path = name.removeprefix(KNOWN).removeprefix(LAYER)
-            if behind.named and not behind.takes(path):
+            if (behind.named or behind.squashed) and not behind.takes(path):
                 return False
             self.reached[path] = scope, _taken(scope, path)
             return behind.stands and len(self.reached) <= MOST
@@ -299,7 +300,9 @@ class Walk:
         if behind.named and kind == "mul" and sum(of_batch(scope, atom) for atom in atoms) > 1:
             return False  # tokens that are weighed by others, as attention pools them
         mixes = kind in MIXING or stack is not None
-        behind = behind.then(_ending(scope, maker), mixes or kind in (*SHAPING, NAME), kind in TURNING)
+        behind = behind.then(_ending(scope, maker), mixes or kind in (*SHAPING, NAME), kind in TURNING).squash(
+            kind
+        )
         if kind == "div" and hasattr(maker.invars[1], "val"):
             behind = replace(behind, divided=float(maker.invars[1].val))
         # Last made, first seen: of what is added to a long row of layers, the layer says sooner that it is none.
@@ -329,7 +332,7 @@ def _may_stand(kind: str, behind: Behind) -> bool:
     if kind in ("sqrt", "rsqrt") and not behind.ranked:
         return False
     turns = kind in (*SHAPING, *TURNING) and behind.turns
-    return turns or may_precede(kind, behind.ending) or (bool(behind.ending) and kind in MASKS)
+    return turns or squashes(kind) or may_precede(kind, behind.ending) or (bool(behind.ending) and kind in MASKS)
 
 
 def _ending(scope: Scope, equation: Any) -> str:

@@ -16,7 +16,7 @@ import keras
 from keras import layers
 
 from headstart.backends.keras.copying import is_functional
-from headstart.models.endings import Behind, may_precede
+from headstart.models.endings import Behind, may_precede, squashes
 
 # what may stand between the classifier and the end
 PASSING = (
@@ -76,7 +76,8 @@ def step(
 def before(layer: Any, behind: Behind) -> Behind:
     """What stands between the end and what a layer or an operation takes."""
     name = called(layer)
-    return behind.then(SHARES.get(name, ""), name in (*SHAPING, *MIXING, "getitem"), name in TURNING)
+    shapes = name in (*SHAPING, *MIXING, "getitem")
+    return behind.then(SHARES.get(name, ""), shapes, name in TURNING).squash(name)
 
 
 def called(layer: Any) -> str:
@@ -92,13 +93,13 @@ def activation(layer: Any) -> str:
 def passes(layer: Any, behind: Behind) -> bool:
     """Whether what makes its numbers active leaves them those of classes."""
     name = activation(layer)
-    return name in ACTIVATIONS or may_precede(name, behind.ending)
+    return name in ACTIVATIONS or may_precede(name, behind.ending) or squashes(name)
 
 
 def may_stand(layer: Any, behind: Behind) -> bool:
     """Whether a layer or an operation may stand between a classifier and the end."""
     name, module = called(layer), type(layer).__module__
-    between = may_precede(name, behind.ending) or name in SHARES
+    between = may_precede(name, behind.ending) or name in SHARES or squashes(name)
     turns = name in (*SHAPING, *TURNING) and behind.turns
     librarys = module.startswith(("keras.src.ops.", "keras.src.layers.")) and (between or turns)
     if not isinstance(layer, keras.layers.Layer):

@@ -143,7 +143,7 @@ class _Walk:
         )
         if linear or (isinstance(layer, CONVOLUTIONS) and not smooths(layer)):
             active = activation(layer).replace("_", "")
-            made = behind.then(SHARES.get(active, ""), active == "linear", False)
+            made = behind.then(SHARES.get(active, ""), active == "linear", False).squash(active)
             return passes(layer, made) and (made.ranked or self._is_called(layer, name, linear, made))
         return behind.ranked and isinstance(layer, layers.Layer) and _multiplies(layer)
 

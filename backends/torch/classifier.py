@@ -18,7 +18,15 @@ from torch import fx, nn
 
 from headstart.backends.torch.trace import ENDINGS, RESHAPING, Traced, attribute, function_name
 from headstart.models import endings
-from headstart.models.endings import Layer, classifiers_among, is_projection, is_ranking, may_precede
+from headstart.models.endings import (
+    Layer,
+    classifiers_among,
+    is_projection,
+    is_ranking,
+    is_scoring,
+    may_precede,
+    squashes,
+)
 from headstart.models.several import main
 
 # what may stand between the classifier and the end
@@ -126,16 +134,17 @@ class Behind(endings.Behind):
     def after(self, name: str, direct: bool) -> Behind:
         """The same of what is before a step that is called so. `direct`: it leaves a map a map of classes."""
         made = self.then(SHARES.get(name, ""), direct or name in (*RESHAPING, *MIXING), name in TURNING)
-        return replace(made, direct=bool(made.ending) or (self.direct and direct))
+        return replace(made, direct=bool(made.ending) or (self.direct and direct)).squash(name)
 
     def passes(self, name: str) -> bool:
         """Whether a function may stand there, aside from those that may in any case."""
         turns = name in (*TURNING, *RESHAPING) and self.turns
-        return turns or name in SHARES or may_precede(name, self.ending)
+        return turns or name in SHARES or may_precede(name, self.ending) or squashes(name)
 
     def allows(self, names: Collection[str]) -> bool:
         """Whether a product with what is called so is a classifier."""
         called = any(map(is_ranking, names)) or not self.named or self.summed
+        called = called and (not self.squashed or any(map(is_scoring, names)))
         return self.ranked or (self.stands and called and not any(map(is_projection, names)))
 
 
@@ -161,7 +170,7 @@ class _Walk:
                 self.found[node] = self._read(node, -1 if is_linear(module) else 1)
                 return behind.stands
             self.hidden = self.hidden or next(module.children(), None) is not None
-            passes = isinstance(module, (*LAYERS, *POOLED)) or name == "DeQuantize"
+            passes = isinstance(module, (*LAYERS, *POOLED, nn.Tanh)) or name == "DeQuantize"
             if not (passes and next(module.parameters(), None) is None) and not _is_single(module, behind):
                 return False
             behind = replace(behind, named=behind.named or isinstance(module, POOLED))

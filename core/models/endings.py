@@ -85,6 +85,12 @@ def may_precede(name: str, ending: str) -> bool:
     return bool(ending) and (plain in ELEMENTWISE or (is_shared_out(ending) and plain in NORMS))
 
 
+def squashes(name: str) -> bool:
+    """Whether a function, or layer, that is called so bounds numbers of classes, as some classifiers do at their
+    end, and features, as encoders do."""
+    return name.replace("_", "").lower() == "tanh"
+
+
 @dataclass(frozen=True)
 class Behind:
     """What stands between a place in a module and the module's end."""
@@ -98,6 +104,14 @@ class Behind:
     named: bool = False
     """the greatest is taken, or the sum of all tokens, as encoders have it of features, too: only a layer that is
     called so is a classifier, or what probabilities of classes are made of"""
+
+    squashed: bool = False
+    """a `tanh` stands there without an ending: only a layer that is called a classifier's, and not just connected
+    fully (`fc`), is one"""
+
+    def squash(self, name: str) -> Self:
+        """The same of what is before a step that is called so, if that is one of those that bound numbers."""
+        return replace(self, squashed=True) if squashes(name) and not self.ending else self
 
     def then(self, ending: str, shapes: bool, turns: bool) -> Self:
         """The same of what is before a step. `ending`: the one that the step is, or the nearest to it; `shapes`:
@@ -126,6 +140,8 @@ class Behind:
 
     def takes(self, path: str) -> bool:
         """Whether a linear layer that is called so is a classifier there, if one may be."""
+        if self.squashed and not self.ranked:
+            return is_scoring(path) and not is_projection(path)
         return self.ranked or (is_ranking(path) if self.named else not is_projection(path))
 
 
@@ -157,6 +173,11 @@ def is_projection(path: str) -> bool:
 def is_ranking(path: str) -> bool:
     """Whether a layer is called like a classifier."""
     return any(word in part for word in RANKINGS for part in _ends_of(path))
+
+
+def is_scoring(path: str) -> bool:
+    """The same, but for a fully connected layer, `fc`, which is found anywhere."""
+    return any(word in part for word in RANKINGS if word != "fc" for part in _ends_of(path))
 
 
 def _ends_of(path: str) -> tuple[str, str]:
@@ -211,5 +232,4 @@ def classifiers_among(
 def _refines(first: Layer[T]) -> bool:
     """Whether what it gives may be numbers of classes. A fully connected layer, `fc`, is found in any block."""
     taken, given = first.widths
-    called = any(word in part for word in RANKINGS if word != "fc" for part in _ends_of(first.name))
-    return called and (taken != given or not taken)
+    return is_scoring(first.name) and (taken != given or not taken)

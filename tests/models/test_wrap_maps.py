@@ -90,7 +90,9 @@ def keras_module(behind: str, name: str, side: int) -> tuple[Any, Any]:
     active = "sigmoid" if behind == "a sigmoid" else None
     x = layers.Conv2D(2, side, padding="same", activation=active, name=name)(maps)
     body = keras.Model(entry, maps)
-    return keras.Model(entry, ways[behind](x) if behind in ways else x), lambda x: np.asarray(body(x))
+    return keras.Model(entry, ways[behind](x) if behind in ways else x), lambda x: keras.ops.convert_to_numpy(
+        body(x)
+    )
 
 
 @pytest.fixture
