@@ -12,6 +12,7 @@ import pytest
 from commands import headstart
 from exporting import CLASSES
 from own import P, X, sentences, wrapped
+from packaging.version import Version
 from PIL import Image
 
 import headstart as hs
@@ -25,6 +26,12 @@ pytestmark = pytest.mark.of("torch")
 
 def torch() -> Any:
     return pytest.importorskip("torch")
+
+
+def newer_exporter() -> None:
+    """PyTorch 2.6's own exporter does not write what such a test has it write."""
+    if Version(torch().__version__) < Version("2.9"):
+        pytest.skip("its exporter has no translation of this")
 
 
 def own() -> Any:
@@ -86,6 +93,7 @@ def test_pictures_that_are_preprocessed_already(tmp_path: Path) -> None:
 
 
 def test_arrays_go_in_by_their_names(tmp_path: Path) -> None:
+    newer_exporter()
     rows = {name: np.asarray(array) for name, array in sentences(20).items()}
     data = hs.data.arrays(rows, np.arange(20) % 2, classes=["a", "b"])
     model = hs.wrap(own().text(), cut=own().TEXT_CUT, head="linear", classes=["a", "b"], example=data)
@@ -155,6 +163,7 @@ def attending() -> Any:
 
 
 def test_an_operation_that_the_exporter_does_not_know_is_written_by_its_parts(tmp_path: Path) -> None:
+    newer_exporter()
     module = attending()
     x = np.random.default_rng(0).standard_normal((9, 6)).astype(np.float32)
     exported = hs.export(hs.wrap(module, example=x), tmp_path / "m.onnx", x, device="cpu")

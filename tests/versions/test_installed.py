@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-LIFTED = {"jax": {"numpy", "ml_dtypes", "scipy"}}
-"""what the oldest release of a framework wants newer than headstart does"""
+LIFTED = {"jax": {"numpy", "ml_dtypes", "scipy"}, "torch": {"ml_dtypes"}}
+"""what the oldest release of a framework, or its exporter, wants newer than headstart does"""
 
 
 @pytest.mark.skipif(os.environ.get("HEADSTART_VERSIONS") != "oldest", reason="any versions may be installed here")

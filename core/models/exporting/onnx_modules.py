@@ -90,7 +90,7 @@ def _fold_constants(onnx: Any, proto: Any) -> None:
 
 
 def _is_known(node: Any) -> bool:
-    return not node.domain and node.op_type in OPS
+    return not node.domain and (node.op_type in OPS or node.op_type == "Constant")  # which will be folded
 
 
 def _as_plain_bytes(onnx: Any, tensor: Any) -> None:
