@@ -7,6 +7,7 @@ in, is none. Of what a softmax shares out, whatever made it is one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from headstart.models.endings import (
 )
 
 PREDICTIONS = "conv_preds"  # of MobileNet
+NUMBERED = re.compile(r"(?:einsum_)?dense(?:_\d+)?|time_distributed(?:_\d+)?\.dense(?:_\d+)?")  # by Keras itself
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv1DTranspose, layers.Conv2DTranspose)
 
 
@@ -47,13 +49,15 @@ class Found(NamedTuple):
     unseen: str = ""
     """the name of a layer behind a classifier, or with one in it, that cannot be looked into; then `calls` is
     empty"""
+    unnamed: str = ""
+    """the name that Keras gave a layer which would be a classifier if it were called so; then `calls` is empty"""
 
 
 def classifiers(model: keras.Model, ending: str = "") -> Found:
     """`ending`: what was taken off at the model's end."""
     walk = _Walk(model)
     if not walk.ends(Behind(ending)):
-        return Found()
+        return Found(unnamed=next(iter(walk.unnamed), ""))
     return Found(unseen=walk.unseen[0]) if walk.unseen else Found(walk.classifiers())
 
 
@@ -76,6 +80,7 @@ class _Walk:
         self.nested = False
         """whether one of them is a model with other trained layers"""
         self.unseen: list[str] = []
+        self.unnamed: list[str] = []
         self._seen: set[int] = set()
         self._followed: list[keras.Model] = []
         self._given: dict[int, Any] = {}
@@ -150,6 +155,8 @@ class _Walk:
     def _is_called(self, layer: Any, name: str, linear: bool, behind: Behind) -> bool:
         """Whether a dense layer, or a convolution, is a classifier as it is called, or as what it makes."""
         if linear:
+            if not behind.takes(name) and NUMBERED.fullmatch(name):
+                self.unnamed.append(name)
             return behind.takes(name)
         alone = type(layer) is layers.Conv2D and tuple(layer.kernel_size) == (1, 1)
         makes_map = self.gives_map and behind.plain and not is_projection(name)

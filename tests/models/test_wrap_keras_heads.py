@@ -3,6 +3,7 @@ inside of branches."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -288,3 +289,25 @@ def test_a_layer_that_cannot_be_looked_into_is_told(kinds: Any, how: str) -> Non
     with pytest.raises(CutError, match=r"scores of classes that layer 'end' takes or makes.*cut='its end'"):
         hs.wrap(model, name="it", **FRESH)
     assert hs.wrap(model, "its end", name="it", **FRESH).module_cut == "its end"
+
+
+def test_layers_that_only_keras_named_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    """Whether they make numbers of classes, of which the greatest of all instances is taken, nobody can tell."""
+    import keras
+    from keras import layers
+
+    x = np.random.default_rng(0).standard_normal((4, 6, 3)).astype("f")
+
+    def said(name: str | None, pooling: type) -> bool:
+        entry = keras.Input((6, 3))
+        body = layers.Dense(8, activation="relu", name="body")(entry)
+        module = keras.Model(entry, pooling()(layers.Dense(2, name=name)(body)))
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "headstart"):
+            hs.wrap(module, example=x, head="linear", classes=2)
+        return "say so by its name, as in Dense(..., name='classifier')" in caplog.text
+
+    assert said(None, layers.GlobalMaxPooling1D)
+    assert not said("classifier", layers.GlobalMaxPooling1D)
+    assert not said("points", layers.GlobalMaxPooling1D)
+    assert not said(None, layers.GlobalAveragePooling1D)
