@@ -40,7 +40,7 @@ from headstart.backends.jax.programs import feeds
 from headstart.backends.jax.telling import LIBRARIES, told
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRequest
-from headstart.data.rows import count
+from headstart.data.rows import count, each
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
 from headstart.models.endings import is_projection
@@ -53,6 +53,7 @@ from headstart.models.several import (
     dotted,
     entry_in,
     entry_of,
+    following,
     is_class_token,
     row_of,
     tell_row,
@@ -176,7 +177,12 @@ def _entry(whole: Whole, example: Any, wanted: str, where: str, row: Entry) -> E
     value = outputs_of(whole, example)
     if isinstance(value, jax.Array):
         return ()
-    return entry_in(_shapes(value), wanted, count(example), where, type(value).__name__, "array", row)
+    shapes = following(_shapes(value), count(example), lambda: _shapes(outputs_of(whole, _and_one_more(example))))
+    return entry_in(shapes, wanted, count(example), where, type(value).__name__, "array", row)
+
+
+def _and_one_more(example: Any) -> Any:
+    return each(lambda array: np.concatenate([array, array[:1]]), example)
 
 
 def _shapes(value: Any) -> dict[Entry, tuple[int, ...]]:
@@ -191,9 +197,14 @@ def row_at_end(module: nnx.Module, by_name: bool, example: Any) -> Entry:
     """See `several.row_of`, which is said; () where a map or tokens that the module gives are made of it, as what
     a decoder gives is of a code."""
     # with its layers noted, as of what JAX compiles it remembers the first run
-    seeing, runs = watching(module, by_name), list[Any]()
-    jax.eval_shape(lambda x: runs.append(seeing(x)), put(example))
-    shapes = _shapes(runs[0])
+    seeing = watching(module, by_name)
+
+    def shapes_for(batch: Any) -> dict[Entry, tuple[int, ...]]:
+        runs: list[Any] = []
+        jax.eval_shape(lambda x: runs.append(seeing(x)), put(batch))
+        return _shapes(runs[0])
+
+    shapes = following(shapes_for(example), count(example), lambda: shapes_for(_and_one_more(example)))
     row = row_of(shapes, count(example))
     if not row:
         return ()

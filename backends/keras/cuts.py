@@ -172,10 +172,12 @@ def made_by(nodes: Mapping[str, Any], tensor: Any) -> tuple[str, int]:
 
 
 def _shapes(tensors: Mapping[Entry, Any], samples: int) -> dict[Entry, tuple[int, ...]]:
-    """Of those that hold floating-point numbers, for so many samples."""
+    """Of those that hold floating-point numbers, for so many samples; () for others, and for tables, which have as
+    many rows whatever the number of samples."""
+    open_ended = any(len(x.shape) and x.shape[0] is None for x in tensors.values())
     return {
-        entry: (samples if x.shape[0] is None else x.shape[0], *x.shape[1:])
-        if len(x.shape) and "float" in x.dtype
+        entry: (samples if open_ended else x.shape[0], *x.shape[1:])
+        if len(x.shape) and "float" in x.dtype and (x.shape[0] is None or not open_ended)
         else ()
         for entry, x in tensors.items()
     }

@@ -93,11 +93,6 @@ def tensors(value: Any) -> Iterator[tuple[Entry, torch.Tensor]]:
     return several.arrays(value, torch.Tensor)
 
 
-def entry_in(value: Any, entry_name: str, samples: int, where: str, row: Entry = ()) -> Entry:
-    """See `several.entry_in`."""
-    return several.entry_in(shapes_of(value), entry_name, samples, where, type(value).__name__, row=row)
-
-
 def shapes_of(value: Any) -> dict[Entry, tuple[int, ...]]:
     """Of the tensors in what a module gave; () for those that are no features."""
     return {

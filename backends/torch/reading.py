@@ -20,13 +20,15 @@ from torch import fx, nn
 from headstart.backends.torch.arrays import batch_of
 from headstart.backends.torch.axes import Walk
 from headstart.backends.torch.classifier import Read, is_matrix, ranking
+from headstart.backends.torch.ending import shapes_of
 from headstart.backends.torch.learning import counterpart
 from headstart.backends.torch.shapes import found_by
 from headstart.backends.torch.trace import Traced, sharing
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import BEFORE, END
-from headstart.data.rows import each
+from headstart.data.rows import count, each
 from headstart.graph.cuts import Paths
+from headstart.models import several
 from headstart.models.feature_layout import mask_of
 
 T = TypeVar("T")
@@ -133,6 +135,17 @@ def before_rest(source: nn.Module, traced: Traced, example: Any) -> str:
         rows = [name for name in legal if _is_of_samples(*(found[traced.nodes[name]] for found in (two, three)))]
         return rows[-1] if rows else cut
     return cut
+
+
+def shapes_among(run: Callable[[nn.Module, Any], Any], module: nn.Module, value: Any, example: Any) -> Any:
+    """Of the tensors in what a module gives for the example, () for those that are no features: see
+    `several.following`."""
+
+    def more() -> Any:
+        with torch.no_grad():
+            return shapes_of(run(sharing(module, buffers=False), batch_of(each(_and_one_more, example))))
+
+    return several.following(shapes_of(value), count(example), more)
 
 
 def _and_one_more(array: np.ndarray) -> np.ndarray:

@@ -25,8 +25,8 @@ from headstart.backends.torch.classifier import (
     smooths,
     widths,
 )
-from headstart.backends.torch.ending import at_end, shapes_of, tensors
-from headstart.backends.torch.reading import distinct
+from headstart.backends.torch.ending import at_end, tensors
+from headstart.backends.torch.reading import distinct, shapes_among
 from headstart.backends.torch.trace import Call, sharing
 from headstart.data.rows import count
 from headstart.models import several
@@ -74,7 +74,7 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[
 def row_at_end(source: nn.Module, call: Call, value: Any, example: Any) -> Entry:
     """See `several.row_of`, which is said; () where a map or tokens that the module gives are made of it, as what
     a decoder gives is of a code. `value`: what the module gives for the example."""
-    shapes = shapes_of(value)
+    shapes = shapes_among(call, source, value, example)
     row = several.row_of(shapes, count(example))
     if not row:
         return ()

@@ -32,7 +32,6 @@ from headstart.backends.torch.ending import (
     Ending,
     Turned,
     at_end,
-    entry_in,
     has_class_token,
     tensors,
 )
@@ -49,7 +48,7 @@ from headstart.data import Preprocess
 from headstart.data.rows import count
 from headstart.graph.cuts import BOTH_SIDES
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
-from headstart.models.several import LOGITS, NAMED, TOKENS, Entry, dotted, entry_of
+from headstart.models.several import LOGITS, NAMED, TOKENS, Entry, dotted, entry_in, entry_of
 from headstart.models.teller import Teller
 
 
@@ -459,7 +458,8 @@ def _ending(
     value = shown.value
     entry: Entry = ()
     if not isinstance(value, torch.Tensor):
-        entry = entry_in(value, entry_name, count(request.example), where, row)
+        shapes = reading.shapes_among(lambda part, x: part(x), shown.module, value, request.example)
+        entry = entry_in(shapes, entry_name, count(request.example), where, type(value).__name__, row=row)
     if entry and request.rest:
         raise CutError(
             f"{where} gives a {type(value).__name__} and not one tensor, of which there is no rest; cut elsewhere"

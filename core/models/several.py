@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from headstart.common.errors import CutError
@@ -68,6 +68,23 @@ def main(given: Mapping[Any, Any]) -> Any:
     if LOGITS in given:
         return given[LOGITS]
     return given[MAP] if MAP in given and given.keys() <= {MAP, AUXILIARY} else None
+
+
+def following(
+    shapes: Mapping[Entry, tuple[int, ...]], samples: int, shapes_of_one_more: Callable[[], Mapping[Entry, Any]]
+) -> Mapping[Entry, tuple[int, ...]]:
+    """The shapes, with () for what has as many rows whatever the number of samples, such as a table, or the states
+    of two layers. `shapes_of_one_more`: the same of what is given for one sample more, which is asked for where
+    several seem to have a row for each sample."""
+    if sum(len(shape) > 1 and shape[0] == samples for shape in shapes.values()) < 2:
+        return shapes
+    try:
+        more = shapes_of_one_more()
+    except Exception:  # it may be made for so many samples as there are in the example
+        return shapes
+    if more.keys() != shapes.keys():
+        return shapes
+    return {entry: shape if more[entry][:1] == (samples + 1,) else () for entry, shape in shapes.items()}
 
 
 def row_of(shapes: Mapping[Entry, tuple[int, ...]], samples: int) -> Entry:

@@ -24,6 +24,7 @@ GIVEN: dict[str, tuple[Any, str]] = {
     "behind a map": (lambda lib, m, v, logits: (m, logits), "1"),
     "beside many": (lambda lib, m, v, logits: (logits, [m, m * 2]), "0"),
     "by a name": (lambda lib, m, v, logits: {"map": m, "scores": logits}, "scores"),
+    "beside a table": (lambda lib, m, v, logits: (logits, m, lib.table(v)), "0"),
     "beside a loss": (lambda lib, m, v, logits: (logits, lib.mean(logits**2)), "0"),
     "probabilities": (lambda lib, m, v, logits: (lib.softmax(logits), m), "0"),
 }
@@ -43,6 +44,7 @@ def torch_module(way: str, looks: bool = False) -> tuple[Any, Any]:
     class Lib:
         mean, decoded = torch.mean, staticmethod(lambda m, z: m + z.sum(1)[:, None, None, None])
         softmax, weights = staticmethod(lambda x: x.softmax(1)), staticmethod(lambda m: m.flatten(2).mean(1))
+        table = staticmethod(lambda v: v.mean() * torch.ones(2, 6))
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
@@ -77,6 +79,7 @@ def jax_module(way: str) -> tuple[Any, Any]:
         mean, softmax = jnp.mean, jax.nn.softmax
         decoded = staticmethod(lambda m, z: m + z.sum(1)[:, None, None, None])
         weights = staticmethod(lambda m: m.reshape(len(m), 36, 6).mean(2))
+        table = staticmethod(lambda v: v.mean() * jnp.ones((2, 6)))
 
     class Net(nnx.Module):
         def __init__(self) -> None:
@@ -103,6 +106,7 @@ def keras_module(way: str) -> tuple[Any, Any]:
         mean, softmax = ops.mean, ops.softmax
         decoded = staticmethod(lambda m, z: m + ops.sum(z, 1)[:, None, None, None])
         weights = staticmethod(lambda m: ops.mean(ops.reshape(m, (-1, 36, 6)), 2))
+        table = staticmethod(lambda v: ops.mean(v) * ops.ones((2, 6)))
 
     keras.utils.set_random_seed(0)
     entry = keras.Input((8, 8, 3))
@@ -208,6 +212,20 @@ def test_a_key_holds_what_is_beside_logits() -> None:
     features = [hs.forward(model, IMAGES, "trunk")["trunk"] for model in (first, second)]
     assert relative_error(features[0] * 1.5, features[1]) < 1e-5
     assert key(first).digest != key(second).digest
+
+
+@pytest.mark.of("torch")
+@pytest.mark.parametrize("layers", [1, 2])
+def test_states_of_layers_are_no_rows(layers: int) -> None:
+    """Of two layers, and two samples, they looked so."""
+    import torch
+
+    torch.manual_seed(0)
+    rows = X[:, :, 0]
+    module = torch.nn.GRU(3, 6, layers, batch_first=True)
+    model = hs.wrap(module, example=rows, head="linear", classes=2)
+    expected = module(torch.from_numpy(rows))[0].detach().numpy()
+    assert relative_error(hs.forward(model, rows, "trunk")["trunk"], expected) < 1e-5
 
 
 def test_by_which_shapes_it_is_told() -> None:
