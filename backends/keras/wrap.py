@@ -74,7 +74,7 @@ HIDDEN = (
     "{} ends in scores of classes that layer {!r} takes or makes, which cannot be looked into, and a fresh head "
     "would stand on these: pass cut=, a layer in front of the classifier, or cut='its end' if they are features"
 )
-UNNAMED = (
+NAMELESS = (
     "a fresh head gets what %s gives as features. If layer %r in it gives numbers of classes, of which the "
     "greatest, the sum or a tanh is taken, say so by its name, as in Dense(..., name='classifier'), or pass cut=, "
     "a layer in front of it"
@@ -125,7 +125,7 @@ def wrap(request: WrapRequest) -> Wrapping:
     if request.fresh and request.cut is None and found.unseen:
         raise CutError(HIDDEN.format(request.native.name, found.unseen))
     if request.fresh and request.cut is None and found.unnamed:
-        LOG.info(UNNAMED, request.native.name, found.unnamed)
+        LOG.info(NAMELESS, request.native.name, found.unnamed)
     ends = found.calls if len(model.outputs) == 1 else []
     apart = read_by(nodes, ends)
     somewhere = bool(paths.cuts) or len(apart) > 1 or any(not nodes[cut.node].is_input for cut in apart)

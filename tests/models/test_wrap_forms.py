@@ -14,6 +14,7 @@ from own import P, X, fit, key, sentences
 import headstart as hs
 from headstart.common.errors import CutError, SettingError
 from headstart.data import Dataset
+from headstart.models.several import entry_in
 from headstart.testing import relative_error
 
 pytestmark = pytest.mark.of("torch")
@@ -321,12 +322,13 @@ def test_where_images_went_is_said(forms: Any) -> None:
 def test_a_projections_output_goes_before_its_tokens() -> None:
     import torch
 
-    from headstart.backends.torch.ending import entry_in
+    from headstart.backends.torch.ending import shapes_of
 
     tokens = torch.zeros(2, 5, 4)  # (n, t, c)
     outputs = {"last_hidden_state": tokens, "image_embeds": torch.zeros(2, 3)}
-    assert entry_in(outputs, "", 2, "CLIP") == ("image_embeds",)
-    assert entry_in(outputs | {"pooler_output": torch.zeros(2, 4)}, "", 2, "CLIP") == ("pooler_output",)
+    assert entry_in(shapes_of(outputs), "", 2, "CLIP", "dict") == ("image_embeds",)
+    outputs["pooler_output"] = torch.zeros(2, 4)
+    assert entry_in(shapes_of(outputs), "", 2, "CLIP", "dict") == ("pooler_output",)
 
 
 def test_one_of_several_outputs(forms: Any, own: Any, data: Any, tmp_path: Path) -> None:
