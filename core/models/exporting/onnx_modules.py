@@ -7,7 +7,8 @@ give equal bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from headstart.common.errors import ExportError
@@ -15,6 +16,51 @@ from headstart.common.version import __version__
 from headstart.models.exporting.onnx_graph import BATCH, onnx_library
 from headstart.models.exporting.onnx_reading import OPS, OPSETS
 from headstart.models.exporting.onnx_runtime import PROVIDER, onnxruntime_library
+
+PRODUCTS = ("Gemm", "MatMul")
+
+
+def halved(proto: Any, exact: bool) -> Any:
+    """A copy of an `onnx.ModelProto` whose weights and arithmetic are float16, but for what ONNX has no such form
+    of, its inputs and its outputs. `exact`: what is behind the last matrix product stays as it is, as numbers in
+    their own units need."""
+    onnxruntime_library()  # or say how it is installed
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    kept = _behind_last_product(proto.graph) if exact else []
+    with warnings.catch_warnings():  # of numbers that float16 has not, which verification tells
+        warnings.simplefilter("ignore", UserWarning)
+        half = OnnxModel(convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept))
+    _unrounded(half.model.graph, kept)
+    half.topological_sort(is_deterministic=True)  # it puts casts at the end
+    return half.model
+
+
+def _unrounded(graph: Any, kept: Collection[str]) -> None:
+    """The converter has what is kept rounded to float16 where it is an output, and made float32 again: that goes
+    again."""
+    makers = {name: node for node in graph.node for name in node.output}
+    for again in list(graph.node):
+        if again.op_type != "Cast" or (rounded := makers.get(again.input[0])) is None or rounded.op_type != "Cast":
+            continue
+        maker = makers.get(rounded.input[0])
+        if maker is not None and maker.name in kept:
+            again.op_type, again.input[0] = "Identity", rounded.input[0]
+            del again.attribute[:]
+            graph.node.remove(rounded)
+
+
+def _behind_last_product(graph: Any) -> list[str]:
+    """Names of the nodes that outputs are made by, back to the first matrix products on the way, which count."""
+    makers = {name: node for node in graph.node for name in node.output}
+    ahead, found = [value.name for value in graph.output], list[str]()
+    while ahead:
+        node = makers.get(ahead.pop())
+        if node is not None and node.name not in found:
+            found.append(node.name)
+            ahead += () if node.op_type in PRODUCTS else node.input
+    return found
 
 
 def made_like_ours(proto: Any) -> None:

@@ -66,7 +66,7 @@ def of_module(row: Format, request: Request) -> Format:
     return replace(
         row,
         write=partial(onnx_file.write_module, backend),
-        takes=frozenset({PART, NORMALISED, WRAPPED}),
+        takes=row.takes | {WRAPPED},
         written_with=(*row.written_with, *needed),
     )
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.files import replace_whole
+from headstart.data.annotations import REGRESSION
 from headstart.models.exporting import onnx_model, onnx_modules
-from headstart.models.exporting.parts import PARTS
+from headstart.models.exporting.parts import PARTS, TRUNK
 from headstart.training.exporting import framework_file
 from headstart.training.exporting.exported import OnnxModel
 from headstart.training.exporting.request import VERIFIED, Request
@@ -36,6 +37,9 @@ def write_module(backend: str, request: Request, path: Path) -> None:
         framework_file.write(backend, "onnx", True, request, theirs)
         proto = onnx.load(str(theirs))
     texts = onnx_model.metadata(proto)
+    if request.half:
+        proto = onnx_modules.halved(proto, request.model.task == REGRESSION and request.part != TRUNK)
+        texts["dtype"] = "float16"
     onnx_modules.made_like_ours(proto)
     onnx_model.set_metadata(proto, texts)
     _written(proto, path)
