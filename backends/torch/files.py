@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from headstart.backends.torch.arrays import from_native
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.stopped import Stop
 from headstart.common.errors import ExportError
-from headstart.common.text import raised_text
+from headstart.common.text import raised_text, shortened
 from headstart.contract.programs import PIXEL_VALUES, SIGMOID, SOFTMAX, Program
 
 SAMPLES = 3
 """of the example that is traced: a batch of one is taken for one that is always one"""
-
+MANY_SAMPLES = 1 << 31
+"""no batch is as large"""
+SAMPLES_TRIED = 1024
+"""up to how many a condition on their number is looked at"""
 
 MAKES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "": lambda y: y,
@@ -108,7 +112,38 @@ def _pt2(exported: torch.export.ExportedProgram, program: Program, path: Path, t
     pt2.save(exported, str(path), texts)
 
 
+def _check_samples(exported: torch.export.ExportedProgram, program: Program) -> None:
+    """ExportError where the module computes otherwise for some numbers of samples: what is traced is one way, and
+    unlike a file of torch's own an ONNX file does not say for which it holds."""
+    taken = exported.graph_signature.user_inputs
+    values = [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder" and node.name in taken]
+    counts = {value.shape[0].node.expr for value in values if isinstance(value.shape[0], torch.SymInt)}
+    ranges = [exported.range_constraints[count] for count in counts if count in exported.range_constraints]
+    conditions = [f"from {r.lower} to {r.upper} samples" for r in ranges if r.lower > 2 or r.upper < MANY_SAMPLES]
+    conditions += [said for said in getattr(exported, "_guards_code", ()) if not _always(said, program)]
+    if conditions:
+        raise ExportError(
+            f"the module branches on the number of samples ({shortened(conditions[0])}), and an ONNX file has no "
+            "branches; expected a module that computes every number of samples alike, or another format"
+        )
+
+
+def _always(condition: str, program: Program) -> bool:
+    """Whether what torch (2.9 and newer) took for granted of the arrays is so for every number of samples:
+    "L['x'].size()[0] == L['y'].size()[0]" is, "L['x'].size()[0] != 17" is not."""
+    for count in range(1, SAMPLES_TRIED + 1):
+        arrays = {name: torch.empty(count, *shape, device="meta") for name, shape, _ in program.inputs}
+        try:
+            holds = eval(condition, {"L": arrays, "math": math, "torch": torch})
+        except Exception:  # whatever torch may write
+            return False
+        if not holds:
+            return False
+    return True
+
+
 def _onnx(exported: torch.export.ExportedProgram, program: Program, path: Path, texts: Mapping[str, str]) -> None:
+    _check_samples(exported, program)
     try:
         with _unlogged():
             made = _translated(exported, list(program.outputs))

@@ -241,6 +241,60 @@ def test_the_command_takes_such_a_file(tmp_path: Path) -> None:
     assert model.classes[expected] in result.out
 
 
+def computed_as(function: Callable[[Any], Any]) -> Callable[[], Any]:
+    """A module that does this between its layers."""
+
+    def module() -> Any:
+        nn = torch().nn
+
+        class Computed(nn.Module):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+
+            def forward(self, x: Any) -> Any:
+                return self.last(torch().tanh(function(self.first(x))))
+
+        return Computed().eval()
+
+    return module
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("limit", ["> 10", "== 17", "% 16 == 0"])
+def test_a_branch_on_the_number_of_samples_is_in_no_file(limit: str, verify: bool, tmp_path: Path) -> None:
+    """Batches as small as verification's take one way, and it would be the way of all."""
+    if limit != "> 10":
+        newer_exporter()
+    holds = eval(f"lambda count: count {limit}")
+    module = computed_as(lambda x: 2 * x if holds(x.shape[0]) else x)()
+    x = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    model = hs.wrap(module, example=x[:5], name=f"branching {limit}")
+    with pytest.raises(ExportError, match="the module branches on the number of samples"):
+        hs.export(model, tmp_path / "m.onnx", x if verify else None, verify=verify, device="cpu")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["logits", "probabilities"])
+def test_an_array_that_is_called_as_an_output(name: str, tmp_path: Path) -> None:
+    nn = torch().nn
+    scope: dict[str, Any] = {"nn": nn}
+    exec(
+        f"""class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+    def forward(self, {name}):
+        return self.last(self.first({name}).relu())""",
+        scope,
+    )
+    rows = {name: np.random.default_rng(0).standard_normal((9, 8)).astype(np.float32)}
+    model = hs.wrap(scope["Named"]().eval(), example=rows)
+    with pytest.raises(ExportError, match=f"an array called '{name}', as an output of the file is called"):
+        hs.export(model, tmp_path / "m.onnx", rows, device="cpu")
+    assert not [*tmp_path.iterdir()]
+
+
 def inverting() -> Any:
     nn = torch().nn
 
@@ -264,6 +318,13 @@ def inverting() -> Any:
             {},
             ExportError,
             r"torch\.onnx cannot write this model \(.*linalg_inv.*or \.pt2, or another",
+        ),
+        (
+            computed_as(lambda x: (x.bfloat16() * 3).float()),
+            8,
+            {},
+            ExportError,
+            r"computes in bfloat16, .*module\.float\(\)",
         ),
     ],
 )

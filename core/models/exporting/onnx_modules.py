@@ -14,7 +14,7 @@ from typing import Any
 from headstart.common.errors import ExportError
 from headstart.common.version import __version__
 from headstart.models.exporting.onnx_graph import BATCH, onnx_library
-from headstart.models.exporting.onnx_reading import OPS, OPSETS
+from headstart.models.exporting.onnx_reading import DTYPES, OPS, OPSETS
 from headstart.models.exporting.onnx_runtime import PROVIDER, onnxruntime_library
 
 PRODUCTS = ("Gemm", "MatMul")
@@ -83,6 +83,8 @@ def made_like_ours(proto: Any) -> None:
             "expected one that computes arrays of arrays, without loops, draws and branches on values, or another "
             "format"
         )
+    _check_names(graph)
+    _check_numbers(onnx, graph)
     del proto.opset_import[:]
     proto.opset_import.extend(opsets)
     for named in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
@@ -101,6 +103,25 @@ def made_like_ours(proto: Any) -> None:
         _as_plain_bytes(onnx, tensor)
     _fold_constants(onnx, proto)
     _batch_named(graph.input, graph.output)
+
+
+def _check_names(graph: Any) -> None:
+    """Names are inputs' or outputs': in ONNX nothing may have two values."""
+    if taken := sorted({value.name for value in graph.input} & {value.name for value in graph.output}):
+        raise ExportError(
+            f"the module takes an array called '{taken[0]}', as an output of the file is called; expected "
+            "another name of the module's argument, or another format"
+        )
+
+
+def _check_numbers(onnx: Any, graph: Any) -> None:
+    tensors = [*graph.initializer, *(attribute.t for node in graph.node for attribute in node.attribute)]
+    if others := sorted({tensor.data_type for tensor in tensors} - {0, *DTYPES}):  # 0: no tensor
+        kinds = ", ".join(onnx.TensorProto.DataType.Name(number).lower() for number in others)
+        raise ExportError(
+            f"the module computes in {kinds}, which no ONNX file of ours holds; expected a module of float32 "
+            "(module.float() before it is wrapped), or another format"
+        )
 
 
 def _fold_constants(onnx: Any, proto: Any) -> None:
