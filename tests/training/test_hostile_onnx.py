@@ -23,6 +23,7 @@ from headstart.data.preprocess import Preprocess
 from headstart.errors import HeadstartError, ModelFileError
 from headstart.models.exporting import onnx_model as writer
 from headstart.models.exporting import wire
+from headstart.models.exporting.onnx_reading import read_contents
 from headstart.testing.samples import shaken, tiny_model
 
 onnx = pytest.importorskip("onnx")
@@ -320,6 +321,18 @@ def narrow_without_a_word(proto: Any) -> None:
         output.type.tensor_type.shape.dim[1].dim_param = "k"
 
 
+def double_outputs(proto: Any) -> None:
+    """Of another kind of numbers than those that read them take."""
+    logits, proto.graph.node[-1].input[0] = proto.graph.node[-1].input[0], "single"
+    for node in proto.graph.node:
+        for k, name in enumerate(node.output):
+            node.output[k] = "single" if name == logits else "likely" if name == "probabilities" else name
+    for name, origin in ((logits, "single"), ("probabilities", "likely")):
+        proto.graph.node.append(onnx.helper.make_node("Cast", [origin], [name], to=11))
+    for output in proto.graph.output:
+        output.type.tensor_type.elem_type = 11
+
+
 def many_nodes(proto: Any) -> None:
     for i in range(20_001):
         proto.graph.node.add(op_type="Relu", input=["images"], output=[f"more{i}"])
@@ -374,6 +387,7 @@ def long_name(proto: Any) -> None:
         (fixed_batch, "its input is images, uint8 (1, 14, 14, 3)"),
         (float_input, "its input is images, float32"),
         (wide_output, "its output logits is ('n', 11), and it names 10 classes"),
+        (double_outputs, "its output logits is float64; expected float32"),
         (narrow_weights, "gives logits of the shape (1, 9) for 1 samples and 10 classes"),
         (narrow_without_a_word, "and it names 10 classes"),
         (many_nodes, "it has more than 20,000 nodes"),
@@ -384,6 +398,40 @@ def long_name(proto: Any) -> None:
 def test_graphs_that_are_none_of_ours(proto: Any, tmp_path: Path, spoil: Callable[[Any], None], said: str) -> None:
     spoil(proto)
     assert said in refused(saved(proto, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text", ["....,ab->ab", "......,ab->ab", "...a...,ab->ab", "a\0b,....->", "ab->->", "\x1b[2J"]
+)
+def test_texts_that_onnxruntime_reads_for_ever(proto: Any, tmp_path: Path, text: str) -> None:
+    """So it must not see them."""
+    node = onnx.helper.make_node("Einsum", ["images", "images"], ["more"], equation=text)
+    proto.graph.node.append(node)
+    path = saved(proto, tmp_path)
+    with path.open("rb") as file, pytest.raises(ModelFileError, match="an attribute is '") as error:
+        read_contents(file, path)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text", ["half_pixel", "", "ab,bc->ac", "b i j, b j k -> b i k", "...ij,...jk->...ik", "i...->...", "a,a"]
+)
+def test_texts_of_attributes(proto: Any, tmp_path: Path, text: str) -> None:
+    proto.graph.node.append(onnx.helper.make_node("Einsum", ["images"], ["more"], equation=text))
+    path = saved(proto, tmp_path)
+    with path.open("rb") as file:
+        read_contents(file, path)
+
+
+def test_what_onnxruntime_says_is_without_its_sources(proto: Any, tmp_path: Path) -> None:
+    """An op that is refused as its kernel is made."""
+    node = onnx.helper.make_node("LRN", ["images"], ["more"], size=0)
+    proto.graph.node.insert(0, onnx.helper.make_node("Cast", ["images"], ["single"], to=1))
+    node.input[0] = "single"
+    proto.graph.node.insert(1, node)
+    said = refused(saved(proto, tmp_path))
+    assert said.startswith("cannot be run (") and "size_ > 0" in said
+    assert "onnxruntime_src" not in said and "FAIL" not in said and "Exception" not in said
 
 
 def test_a_file_of_tiny_pieces_ends_soon(proto: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,10 @@ OPS = frozenset(  # as a list it would be pages
 )
 """Ops that compute arrays of arrays, and the same whenever they are run: nothing that draws numbers, holds a graph
 of its own, or takes texts and sequences"""
+_TERM = r"[A-Za-z ]*(\.{3}[A-Za-z ]*)?"
+PLAIN_TEXT = re.compile(rf"\w*|{_TERM}(,{_TERM})*(->{_TERM})?", re.ASCII)
+"""An attribute's text: a name of ONNX's, or an equation of Einsum's. onnxruntime 1.32 reads one with further dots
+behind an ellipsis for ever."""
 OTHER_NUMBERS = {"|i1": 3, "<u2": 4, "<i2": 5, "<i4": 6, "|b1": 9, "<f8": 11, "<u4": 12, "<u8": 13}
 """of files of wrapped modules"""
 DTYPES: Mapping[int, np.dtype[Any]] = {
@@ -277,7 +282,8 @@ class _Graph:
                     if abs(number) > LARGEST_NUMBER:
                         raise ValueError(f"{what} is {number:,}")
             elif entry.number == 4:
-                self._name(entry, what)
+                if not PLAIN_TEXT.fullmatch(text := self._name(entry, what)):
+                    raise ValueError(f"{what} is '{shortened(text, 40)}'")
             elif entry.number == 5:
                 self._tensor(entry)
 

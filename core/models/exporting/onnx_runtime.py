@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,10 @@ SILENT = 4
 POOL_SHARE = 0.75
 """of the memory that is free as the first file is opened"""
 SAID_LENGTH = 200
+CODE = re.compile(r"^\d+ : [A-Z_]+ : ")
+"""onnxruntime's own, before what it says"""
+SOURCE = re.compile(r"^/onnxruntime_src/.*[)\]] ")
+"""a place in its sources, with the signature of the function"""
 
 
 def onnxruntime_library() -> Any:
@@ -96,10 +101,9 @@ class OnnxSession:
 def said_by(error: BaseException) -> str:
     """What onnxruntime says, as one line without the places in its own sources."""
     text = " ".join(str(error).split())
-    for mark in ("Status Message: ", "[ONNXRuntimeError] : "):
+    for mark in ("Status Message: ", "[ONNXRuntimeError] : ", "Exception during initialization: "):
         text = text.rpartition(mark)[2]
-    if text.startswith("/onnxruntime_src/"):
-        text = text.rpartition(") ")[2]
+    text = SOURCE.sub("", CODE.sub("", text))
     return shortened(text or type(error).__name__, SAID_LENGTH)
 
 

@@ -83,6 +83,9 @@ class OnnxModel:
         if tuple(value.name for value in contents.outputs) != names:
             received = ", ".join(shortened(value.name) for value in contents.outputs) or "none"
             raise ValueError(f"its outputs are {received}; expected {', '.join(names)}")
+        for value in contents.outputs:
+            if value.dtype != np.float32:
+                raise ValueError(f"its output {value.name} is {value.dtype}; expected float32")
         for value in contents.outputs if self.part != TRUNK else ():
             if value.shape[1:] != (len(self.classes),):
                 raise ValueError(
