@@ -15,7 +15,7 @@ from headstart.common.errors import ExportError
 from headstart.common.version import __version__
 from headstart.models.exporting.onnx_graph import BATCH, onnx_library
 from headstart.models.exporting.onnx_reading import DTYPES, OPS, OPSETS
-from headstart.models.exporting.onnx_runtime import PROVIDER, onnxruntime_library
+from headstart.models.exporting.onnx_runtime import PROVIDER, SILENT, onnxruntime_library
 
 PRODUCTS = ("Gemm", "MatMul")
 
@@ -147,7 +147,10 @@ def _fold_constants(onnx: Any, proto: Any) -> None:
         [tensor for tensor in graph.initializer if tensor.name in taken],
     )
     program = onnx.helper.make_model(alone, opset_imports=proto.opset_import, ir_version=proto.ir_version)
-    session = onnxruntime_library().InferenceSession(program.SerializeToString(), providers=[PROVIDER])
+    library = onnxruntime_library()
+    options = library.SessionOptions()
+    options.log_severity_level = SILENT
+    session = library.InferenceSession(program.SerializeToString(), options, providers=[PROVIDER])
     made = zip(results, session.run(results, {}), strict=True)
     tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
     tensors += [onnx.numpy_helper.from_array(value, name) for name, value in made]
