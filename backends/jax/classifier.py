@@ -50,6 +50,8 @@ from headstart.models.several import NAMED, arrays, at_end
 
 # what may stand between the classifier and the end: functions, and what programs of them are made of
 FUNCTIONS = ("softmax", "log_softmax", "sigmoid", "log_sigmoid", "relu", "hard_sigmoid", "clip")
+GATED = ("silu", "swish", "hard_silu", "hard_swish")
+"""hidden layers end so: each number is multiplied by what a sigmoid makes of it"""
 PRIMITIVES = (
     "reduce_max", "max", "broadcast_in_dim", "stop_gradient", "sub", "exp", "reduce_sum", "div", "log", "logistic",
     "reshape", "squeeze", "convert_element_type", "copy", "mul", "add", "neg", "min",
@@ -254,11 +256,14 @@ class Walk:
                 return self.is_rank(*there, within, behind)
             return id(variable) not in scope.inputs  # a temperature, an offset: not of the batch
         kind, name = maker.primitive.name, str(maker.params.get("name", ""))
+        if name in GATED and kind != NAME and not behind.ending:
+            return False
         if kind == NAME and (name.startswith(KNOWN) or (name.startswith(LAYER) and behind.ranked)):
             path = name.removeprefix(KNOWN).removeprefix(LAYER)
-            if (behind.named or behind.squashed) and not behind.takes(path):
+            taken = _taken(scope, path)
+            if behind.doubted and not behind.takes(path, _widths(taken, variable)):
                 return False
-            self.reached[path] = scope, _taken(scope, path)
+            self.reached[path] = scope, taken
             return behind.stands and len(self.reached) <= MOST
         if kind == NAME and name.startswith(LAYER) and self.gives_map and behind.plain:
             path = name.removeprefix(LAYER)
@@ -270,10 +275,12 @@ class Walk:
             path = name.removeprefix(MADE).removeprefix(LAYER)
             if self.is_rank(scope, maker.invars[0], (*within, path), behind):
                 return True
-            product, fits = Product(path), behind.ranked or (behind.stands and behind.takes(path))
+            taken = _taken(scope, path)
+            fits = behind.ranked or (behind.stands and behind.takes(path, _widths(taken, variable)))
+            product = Product(path)
             if not fits or not product.is_linear(scope, maker.invars[0]) or not product.takes:
                 return False
-            self.reached, self._seen = {**before, path: (scope, _taken(scope, path))}, seen
+            self.reached, self._seen = {**before, path: (scope, taken)}, seen
             return True
         if kind == NAME and within and name == TAKEN + within[-1]:
             within = within[:-1]
@@ -300,9 +307,8 @@ class Walk:
         if behind.named and kind == "mul" and sum(of_batch(scope, atom) for atom in atoms) > 1:
             return False  # tokens that are weighed by others, as attention pools them
         mixes = kind in MIXING or stack is not None
-        behind = behind.then(_ending(scope, maker), mixes or kind in (*SHAPING, NAME), kind in TURNING).squash(
-            kind
-        )
+        behind = behind.then(_ending(scope, maker), mixes or kind in (*SHAPING, NAME), kind in TURNING)
+        behind = behind.bound(name if name in FUNCTIONS else kind)
         if kind == "div" and hasattr(maker.invars[1], "val"):
             behind = replace(behind, divided=float(maker.invars[1].val))
         # Last made, first seen: of what is added to a long row of layers, the layer says sooner that it is none.
@@ -315,8 +321,7 @@ class Walk:
         for path, (scope, taken) in self.reached.items():
             made = next(made.outvars[0] for made in scope.program.eqns if _gives(made, path))
             reads = [] if taken is None or hasattr(taken, "val") else [(scope, taken)]
-            widths = (taken.aval.shape[-1], made.aval.shape[-1]) if reads else (0, 0)
-            layers.append(Layer(path, reads, (scope, made), widths))
+            layers.append(Layer(path, reads, (scope, made), _widths(taken, made)))
         names = {layer.name for layer in classifiers_among(layers, before, is_matrix)}
         self.reached = {path: where for path, where in self.reached.items() if path in names}
 
@@ -383,6 +388,12 @@ class Product:
 NAME = "name"
 MOST = 8
 """classifiers at one end; more are the last layers of a row of residual blocks, which may be very long"""
+
+
+def _widths(taken: Any, made: Any) -> tuple[int, int]:
+    """How many numbers a layer reads of a place, and how many it gives; 0 where it is run more than once."""
+    is_known = taken is not None and not hasattr(taken, "val")
+    return (taken.aval.shape[-1], made.aval.shape[-1]) if is_known else (0, 0)
 
 
 def _taken(scope: Scope, path: str) -> Any:

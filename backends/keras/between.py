@@ -77,7 +77,7 @@ def before(layer: Any, behind: Behind) -> Behind:
     """What stands between the end and what a layer or an operation takes."""
     name = called(layer)
     shapes = name in (*SHAPING, *MIXING, "getitem")
-    return behind.then(SHARES.get(name, ""), shapes, name in TURNING).squash(name)
+    return behind.then(SHARES.get(name, ""), shapes, name in TURNING).bound(name)
 
 
 def called(layer: Any) -> str:

@@ -148,7 +148,7 @@ class _Walk:
         )
         if linear or (isinstance(layer, CONVOLUTIONS) and not smooths(layer)):
             active = activation(layer).replace("_", "")
-            made = behind.then(SHARES.get(active, ""), active == "linear", False).squash(active)
+            made = behind.then(SHARES.get(active, ""), active == "linear", False).bound(active)
             return passes(layer, made) and (made.ranked or self._is_called(layer, name, linear, made))
         return behind.ranked and isinstance(layer, layers.Layer) and _multiplies(layer)
 
@@ -157,7 +157,7 @@ class _Walk:
         if linear:
             if not behind.takes(name) and NUMBERED.fullmatch(name):
                 self.unnamed.append(name)
-            return behind.takes(name)
+            return behind.takes(name, (layer.kernel.shape[0], layer.kernel.shape[-1]))
         alone = type(layer) is layers.Conv2D and tuple(layer.kernel_size) == (1, 1)
         makes_map = self.gives_map and behind.plain and not is_projection(name)
         return alone and (is_ranking(name) or name == PREDICTIONS or makes_map)

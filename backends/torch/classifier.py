@@ -134,7 +134,7 @@ class Behind(endings.Behind):
     def after(self, name: str, direct: bool) -> Behind:
         """The same of what is before a step that is called so. `direct`: it leaves a map a map of classes."""
         made = self.then(SHARES.get(name, ""), direct or name in (*RESHAPING, *MIXING), name in TURNING)
-        return replace(made, direct=bool(made.ending) or (self.direct and direct)).squash(name)
+        return replace(made, direct=bool(made.ending) or (self.direct and direct)).bound(name)
 
     def passes(self, name: str) -> bool:
         """Whether a function may stand there, aside from those that may in any case."""
@@ -250,7 +250,7 @@ def is_last(module: nn.Module, path: str, behind: Behind, single: bool) -> bool:
     if behind.ranked:
         return is_linear(module) or isinstance(module, nn.modules.conv._ConvNd)
     if is_linear(module):
-        return behind.takes(path)
+        return behind.takes(path, widths(module))
     if not isinstance(module, nn.Conv1d | nn.Conv2d):
         return False
     alone, direct = set(module.kernel_size) == {1}, behind.direct and single  # alone: each place is by itself

@@ -161,7 +161,7 @@ class _Walk:
         # of tokens, of which the classes of one may be taken, nobody knows here which
         fitting = axes_taken == axes if is_linear(module) else True
         if axes_taken == 2 and not behind.named:
-            return not behind.squashed or behind.takes(name)
+            return not behind.doubted or behind.takes(name, widths(module))
         return (axes_taken == 2 or fitting) and is_last(module, name, behind, self.single)
 
     def classifiers(self) -> set[str]:

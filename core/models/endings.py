@@ -85,6 +85,9 @@ def may_precede(name: str, ending: str) -> bool:
     return bool(ending) and (plain in ELEMENTWISE or (is_shared_out(ending) and plain in NORMS))
 
 
+RECTIFIERS = ("relu", "relu6")
+
+
 def squashes(name: str) -> bool:
     """Whether a function, or layer, that is called so bounds numbers of classes, as some classifiers do at their
     end, and features, as encoders do."""
@@ -108,10 +111,16 @@ class Behind:
     squashed: bool = False
     """a `tanh` stands there without an ending: only a layer that is called a classifier's, and not just connected
     fully (`fc`), is one"""
+    rectified: bool = False
+    """numbers below 0 are made 0 there, without an ending: a layer that gives as many numbers as it reads, or
+    more, is a hidden one, behind which a classifier has been taken off (`vgg.classifier[:-1]`)"""
 
-    def squash(self, name: str) -> Self:
+    def bound(self, name: str) -> Self:
         """The same of what is before a step that is called so, if that is one of those that bound numbers."""
-        return replace(self, squashed=True) if squashes(name) and not self.ending else self
+        if self.ending:
+            return self
+        rectified = self.rectified or name.replace("_", "").lower() in RECTIFIERS
+        return replace(self, squashed=self.squashed or squashes(name), rectified=rectified)
 
     def then(self, ending: str, shapes: bool, turns: bool) -> Self:
         """The same of what is before a step. `ending`: the one that the step is, or the nearest to it; `shapes`:
@@ -138,8 +147,16 @@ class Behind:
         """Whether it is shared out among classes, so that what made it is a classifier however it is called."""
         return is_shared_out(self.ending)
 
-    def takes(self, path: str) -> bool:
-        """Whether a linear layer that is called so is a classifier there, if one may be."""
+    @property
+    def doubted(self) -> bool:
+        """Whether features may end like this as well as numbers of classes, so that `takes` decides."""
+        return self.named or self.squashed or self.rectified
+
+    def takes(self, path: str, widths: tuple[int, int] = (0, 0)) -> bool:
+        """Whether a linear layer that is called so is a classifier there, if one may be. `widths`: how many
+        numbers it reads of a place, and how many it gives; 0 where that is not known."""
+        if self.rectified and not self.ranked and 0 < widths[0] <= widths[1]:
+            return False
         if self.squashed and not self.ranked:
             return is_scoring(path) and not is_projection(path)
         return self.ranked or (is_ranking(path) if self.named else not is_projection(path))
