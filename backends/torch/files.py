@@ -200,14 +200,16 @@ def _first_cause(error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def _unlogged() -> Iterator[None]:
-    """Of every constant that it cannot fold, torch's exporter warns; core folds them."""
-    logger = logging.getLogger("onnxscript")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Torch's exporter warns of every constant that it cannot fold, which core does, and where torchvision is not
+    installed."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("onnxscript", "torch.onnx"))}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 WRITERS: Mapping[str, Callable[[torch.export.ExportedProgram, Program, Path, Mapping[str, str]], None]] = {

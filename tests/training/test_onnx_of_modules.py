@@ -3,6 +3,7 @@ gives."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,7 @@ def test_weights_beyond_what_a_file_holds(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_allclose(hs.OnnxModel(exported.path).predict(pixels()), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("task", ["single", "regression"])
+@pytest.mark.parametrize("task", [pytest.param("single", marks=pytest.mark.slow), "regression"])
 def test_half_the_bytes(task: str, tmp_path: Path) -> None:
     """Years are no numbers of float16, so what makes them of the last layer stays float32."""
     module = own().small()
@@ -229,6 +230,15 @@ def test_half_the_bytes(task: str, tmp_path: Path) -> None:
     opened = hs.OnnxModel(half.path)
     assert opened.texts["dtype"] == "float16"
     np.testing.assert_allclose(opened.predict(x), run_.predict(x), atol=2e-2)
+
+
+def test_nothing_is_said_where_torchvision_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of whose operations torch's exporter would say that it skips them."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    hs.export(hs.wrap(looked_up(), example=np.zeros((2, 6), np.float32)), tmp_path / "m.onnx", verify=False)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_command_takes_such_a_file(tmp_path: Path) -> None:
