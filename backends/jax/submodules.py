@@ -40,7 +40,7 @@ from headstart.backends.jax.programs import feeds
 from headstart.backends.jax.telling import LIBRARIES, told
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRequest
-from headstart.data.rows import count, each
+from headstart.data.rows import count, with_one_more
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
 from headstart.models.endings import is_projection
@@ -177,12 +177,8 @@ def _entry(whole: Whole, example: Any, wanted: str, where: str, row: Entry) -> E
     value = outputs_of(whole, example)
     if isinstance(value, jax.Array):
         return ()
-    shapes = following(_shapes(value), count(example), lambda: _shapes(outputs_of(whole, _and_one_more(example))))
+    shapes = following(_shapes(value), count(example), lambda: _shapes(outputs_of(whole, with_one_more(example))))
     return entry_in(shapes, wanted, count(example), where, type(value).__name__, "array", row)
-
-
-def _and_one_more(example: Any) -> Any:
-    return each(lambda array: np.concatenate([array, array[:1]]), example)
 
 
 def _shapes(value: Any) -> dict[Entry, tuple[int, ...]]:
@@ -204,7 +200,7 @@ def row_at_end(module: nnx.Module, by_name: bool, example: Any) -> Entry:
         jax.eval_shape(lambda x: runs.append(seeing(x)), put(batch))
         return _shapes(runs[0])
 
-    shapes = following(shapes_for(example), count(example), lambda: shapes_for(_and_one_more(example)))
+    shapes = following(shapes_for(example), count(example), lambda: shapes_for(with_one_more(example)))
     row = row_of(shapes, count(example))
     if not row:
         return ()

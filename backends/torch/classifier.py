@@ -178,8 +178,7 @@ class _Walk:
         elif node.op not in ("call_function", "call_method"):
             return False
         else:
-            name = function_name(node)
-            name = name.strip("_")
+            name = function_name(node).strip("_")
             if name in (("sub",) if behind.summed else PRODUCTS) and (weights := self._matrices(node)):
                 self.found[node] = self._read(node, -1 if name == "linear" else None)
                 return behind.allows((self.traced.names.get(node, ""), *weights))

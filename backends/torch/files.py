@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from headstart.backends.torch.emit import Network
 from headstart.backends.torch.stopped import Stop
 from headstart.common.errors import ExportError
 from headstart.common.text import raised_text, shortened
-from headstart.contract.programs import PIXEL_VALUES, SIGMOID, SOFTMAX, Program
+from headstart.contract.programs import ONNX, PIXEL_VALUES, SIGMOID, SOFTMAX, Program
 
 SAMPLES = 3
 """of the example that is traced: a batch of one is taken for one that is always one"""
@@ -120,7 +120,7 @@ def _check_samples(exported: torch.export.ExportedProgram, program: Program) -> 
     counts = {value.shape[0].node.expr for value in values if isinstance(value.shape[0], torch.SymInt)}
     ranges = [exported.range_constraints[count] for count in counts if count in exported.range_constraints]
     conditions = [f"from {r.lower} to {r.upper} samples" for r in ranges if r.lower > 2 or r.upper < MANY_SAMPLES]
-    conditions += [said for said in getattr(exported, "_guards_code", ()) if not _always(said, program)]
+    conditions += _not_always(getattr(exported, "_guards_code", ()), program)
     if conditions:
         raise ExportError(
             f"the module branches on the number of samples ({shortened(conditions[0])}), and an ONNX file has no "
@@ -128,18 +128,24 @@ def _check_samples(exported: torch.export.ExportedProgram, program: Program) -> 
         )
 
 
-def _always(condition: str, program: Program) -> bool:
-    """Whether what torch (2.9 and newer) took for granted of the arrays is so for every number of samples:
-    "L['x'].size()[0] == L['y'].size()[0]" is, "L['x'].size()[0] != 17" is not."""
-    for count in range(1, SAMPLES_TRIED + 1):
-        arrays = {name: torch.empty(count, *shape, device="meta") for name, shape, _ in program.inputs}
+def _not_always(conditions: Iterable[str], program: Program) -> list[str]:
+    """Which of the conditions that torch (2.9 and newer) took for granted of the arrays do not hold for every
+    number of samples: "L['x'].size()[0] == L['y'].size()[0]" does, "L['x'].size()[0] != 17" does not."""
+    if not (conditions := list(conditions)):
+        return []
+    batches = [
+        {name: torch.empty(count, *shape, device="meta") for name, shape, _ in program.inputs}
+        for count in range(1, SAMPLES_TRIED + 1)
+    ]
+
+    def always(condition: str) -> bool:
         try:
-            holds = eval(condition, {"L": arrays, "math": math, "torch": torch})
+            code = compile(condition, "<condition>", "eval")
+            return all(eval(code, {"L": arrays, "math": math, "torch": torch}) for arrays in batches)
         except Exception:  # whatever torch may write
             return False
-        if not holds:
-            return False
-    return True
+
+    return [condition for condition in conditions if not always(condition)]
 
 
 def _onnx(exported: torch.export.ExportedProgram, program: Program, path: Path, texts: Mapping[str, str]) -> None:
@@ -213,6 +219,6 @@ def _unlogged() -> Iterator[None]:
 
 
 WRITERS: Mapping[str, Callable[[torch.export.ExportedProgram, Program, Path, Mapping[str, str]], None]] = {
-    "onnx": _onnx,
+    ONNX: _onnx,
     "pt2": _pt2,
 }

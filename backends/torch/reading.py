@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import fx, nn
 
@@ -26,7 +25,7 @@ from headstart.backends.torch.shapes import found_by
 from headstart.backends.torch.trace import Traced, sharing
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import BEFORE, END
-from headstart.data.rows import count, each
+from headstart.data.rows import count, with_one_more
 from headstart.graph.cuts import Paths
 from headstart.models import several
 from headstart.models.feature_layout import mask_of
@@ -130,7 +129,7 @@ def before_rest(source: nn.Module, traced: Traced, example: Any) -> str:
         two = found_by(partial(_seen, traced, nodes, _shape), source, example)
         with torch.no_grad():
             # with numbers: code may keep what it makes for so many samples where others will look for it
-            shell, more = sharing(source, buffers=False), batch_of(each(_and_one_more, example))
+            shell, more = sharing(source, buffers=False), batch_of(with_one_more(example))
             three = _seen(traced, nodes, _shape, shell, more)
         rows = [name for name in legal if _is_of_samples(*(found[traced.nodes[name]] for found in (two, three)))]
         return rows[-1] if rows else cut
@@ -143,13 +142,9 @@ def shapes_among(run: Callable[[nn.Module, Any], Any], module: nn.Module, value:
 
     def more() -> Any:
         with torch.no_grad():
-            return shapes_of(run(sharing(module, buffers=False), batch_of(each(_and_one_more, example))))
+            return shapes_of(run(sharing(module, buffers=False), batch_of(with_one_more(example))))
 
     return several.following(shapes_of(value), count(example), more)
-
-
-def _and_one_more(array: np.ndarray) -> np.ndarray:
-    return np.concatenate([array, array[:1]])
 
 
 def _is_of_samples(two: tuple[int, ...], three: tuple[int, ...]) -> bool:

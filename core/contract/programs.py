@@ -17,6 +17,8 @@ from headstart.graph import Graph
 
 PART, NORMALISED, HALF, WRAPPED = "part=", "pixels=False", "half=True", "wrapped modules"
 """what a format may take beside whole models of headstart's own that take pixels"""
+ONNX = "onnx"
+"""the format that core writes of its own graphs, and a backend of what holds a part of a user's module"""
 IMAGES, PIXEL_VALUES, FEATURES, INPUTS = "images", "pixel_values", "features", "inputs"
 """what inputs are called: uint8 `(n, h, w, 3)`, RGB; float32 that are preprocessed; features of the cut, float32
 with the channels last, as the store has them; and the one array that a wrapped module takes. `FEATURES` is the

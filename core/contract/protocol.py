@@ -141,9 +141,8 @@ class Backend(Protocol):
 
     def write(self, program: Program, format: str, path: Path, texts: Mapping[str, str]) -> None:
         """Write a program as a file, or folder, of a format of its description's, or "onnx" where that says so, at
-        a path where nothing is yet.
-        The file holds `texts` too, where whoever opens it finds them. ExportError where the framework cannot write
-        such a program, in its own words; OSError. Optional: "export"."""
+        a path where nothing is yet. The file holds `texts` too, where whoever opens it finds them. ExportError
+        where the framework cannot write such a program, in its own words; OSError. Optional: "export"."""
 
     def rank(self) -> tuple[int, int] | None:
         """Which process this is, from 0, and of how many, where the caller has made them one group with the

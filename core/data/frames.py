@@ -129,8 +129,7 @@ def frame_of(source: Any) -> tuple[Frame, str | None]:
 
 
 def _of_columns(names: list[str], column: Callable[[str], Any]) -> Frame:
-    def values(name: str) -> list[Any]:
-        found = column(name)
+    def values(name: str, found: Any) -> list[Any]:
         for method in ("to_list", "tolist"):
             if hasattr(found, method):
                 return list(getattr(found, method)())
@@ -138,8 +137,9 @@ def _of_columns(names: list[str], column: Callable[[str], Any]) -> Frame:
         return cells if set(map(type, cells)) <= PLAIN else [_plain(cell) for cell in cells]
 
     def read(names: Sequence[str]) -> dict[str, Column]:
-        warn_of_order({f"the column {name!r}": column(name) for name in names})
-        columns: dict[str, Column] = {name: values(name) for name in names}
+        found = {name: column(name) for name in names}
+        warn_of_order({f"the column {name!r}": cells for name, cells in found.items()})
+        columns: dict[str, Column] = {name: values(name, cells) for name, cells in found.items()}
         lengths = {name: len(values) for name, values in columns.items()}
         if len(set(lengths.values())) > 1:
             raise DataError(f"the columns have differing lengths: {lengths}")

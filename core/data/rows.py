@@ -28,6 +28,11 @@ def count(rows: Any) -> int:
     return len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
 
 
+def with_one_more(rows: Any) -> Any:
+    """The samples, and the first of them once more."""
+    return each(lambda array: np.concatenate([array, array[:1]]), rows)
+
+
 def nbytes(rows: Any) -> int:
     """Bytes of all arrays."""
     return sum(array.nbytes for array in (rows.values() if isinstance(rows, dict) else [rows]))

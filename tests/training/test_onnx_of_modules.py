@@ -50,6 +50,14 @@ def pixels(count: int = 5) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *P.shape), np.uint8)
 
 
+def assert_computed(module: Any, x: np.ndarray, exported: Any) -> None:
+    """onnxruntime gives what torch gives of one array, which has its channels first there."""
+    with torch().no_grad():
+        expected = module(torch().from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))).numpy()
+    np.testing.assert_allclose(run(exported.path, inputs=x)["logits"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(hs.OnnxModel(exported.path).predict(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_pictures_go_in_as_into_any_other_file(tmp_path: Path) -> None:
     """The module's own classifier is behind it: what torch computes of these pixels is what is expected."""
     module = own().small()
@@ -119,10 +127,7 @@ def test_an_array_alone(shape: tuple[int, ...], tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((9, *shape)).astype(np.float32)
     model = hs.wrap(module, example=x, name="layers")
     exported = hs.export(model, tmp_path / "m.onnx", x, device="cpu")
-    with torch().no_grad():
-        expected = module(torch().from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))).numpy()
-    np.testing.assert_allclose(run(exported.path, inputs=x)["logits"], expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(hs.OnnxModel(exported.path).predict(x), expected, rtol=1e-4, atol=1e-5)
+    assert_computed(module, x, exported)
 
 
 def looked_up() -> Any:
@@ -168,18 +173,14 @@ def test_an_operation_that_the_exporter_does_not_know_is_written_by_its_parts(tm
     module = attending()
     x = np.random.default_rng(0).standard_normal((9, 6)).astype(np.float32)
     exported = hs.export(hs.wrap(module, example=x), tmp_path / "m.onnx", x, device="cpu")
-    with torch().no_grad():
-        expected = module(torch().from_numpy(x)).numpy()
-    np.testing.assert_allclose(run(exported.path, inputs=x)["logits"], expected, rtol=1e-4, atol=1e-5)
+    assert_computed(module, x, exported)
 
 
 def test_what_depends_on_no_input_is_computed_once(tmp_path: Path) -> None:
     module = looked_up()
     x = np.random.default_rng(0).standard_normal((9, 6)).astype(np.float32)
     exported = hs.export(hs.wrap(module, example=x), tmp_path / "m.onnx", x, device="cpu")
-    with torch().no_grad():
-        expected = module(torch().from_numpy(x)).numpy()
-    np.testing.assert_allclose(run(exported.path, inputs=x)["logits"], expected, rtol=1e-4, atol=1e-5)
+    assert_computed(module, x, exported)
     ops = [node.op_type for node in onnx.load(exported.path).graph.node]
     assert not any(op.startswith("Gather") for op in ops), ops
 

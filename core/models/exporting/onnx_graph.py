@@ -66,7 +66,7 @@ OPS = frozenset(
         "Transpose",
     ]
 )
-"""those of ONNX's that files of ours are made of. A file with others is not opened again"""
+"""those of ONNX's that our own graphs are written in; what may stand in any file says `onnx_reading`"""
 NUMBERS = {"<f4": 1, "|u1": 2, "<i8": 7, "<f2": 10}
 """numpy's name of a dtype -> ONNX's number"""
 

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from headstart.common.errors import SettingError, UnknownNameError
 from headstart.contract import registry
-from headstart.contract.programs import HALF, NORMALISED, PART, WRAPPED
+from headstart.contract.programs import HALF, NORMALISED, ONNX, PART, WRAPPED
 from headstart.training.exporting import framework_file, onnx_file, safetensors_file
 from headstart.training.exporting.format import Format
 from headstart.training.exporting.request import Request
 
-ONNX = "onnx"
 OWN = (
     Format(
         ONNX,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.files import replace_whole
+from headstart.contract.programs import ONNX
 from headstart.data.annotations import REGRESSION
 from headstart.models.exporting import onnx_model, onnx_modules
 from headstart.models.exporting.parts import PARTS, TRUNK
@@ -34,7 +35,7 @@ def write_module(backend: str, request: Request, path: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         theirs = Path(folder, path.name)
-        framework_file.write(backend, "onnx", True, request, theirs)
+        framework_file.write(backend, ONNX, True, request, theirs)
         proto = onnx.load(str(theirs))
     texts = onnx_model.metadata(proto)
     if request.half:
