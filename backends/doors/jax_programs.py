@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -27,14 +26,11 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from headstart.common.errors import HeadstartError
 from headstart.common.log import LOG
-from headstart.common.machine import cache_root
+from headstart.common.programs import folder_of
 from headstart.contract.devices import CPU
 from headstart.contract.recipe import Place
 
-FOLDER = "programs"
-"""in the cache's folder, beside the features"""
 ACCELERATORS = "jax"
 """the folder of what is compiled in processes that compute on something else than a CPU"""
 LARGEST = 256 << 20
@@ -56,16 +52,11 @@ def keep_programs(place: Place) -> None:
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry", UserWarning)
     if before and (place.kind == CPU or Path(before).name == ACCELERATORS):
         return
+    if (name := _name(place)) is None or (folder := folder_of(name, "jax")) is None:
+        return
     try:
-        if (name := _name(place)) is None:
-            return
-        folder = cache_root() / FOLDER / name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if reason := _unsafe(folder):
-            LOG.debug("jax: compiled programs are not kept: %s %s", folder, reason)
-            return
         bound(folder)
-    except (HeadstartError, OSError) as error:
+    except OSError as error:
         LOG.debug("jax: compiled programs are not kept: %s", error)
         return
     if before:
@@ -133,13 +124,3 @@ def _name(place: Place) -> str | None:
     if not said:
         return None
     return "jax-cpu-" + hashlib.sha256("\n".join([platform.machine(), *said]).encode()).hexdigest()[:16]
-
-
-def _unsafe(folder: Path) -> str:
-    """Why what lies in a folder must not be run; "" where nobody else may write there."""
-    if not os.access(folder, os.W_OK):
-        return "cannot be written to"
-    status = folder.stat()
-    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
-        return "belongs to somebody else"
-    return "may be written to by others" if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from headstart.common.table import places_with_values
 from headstart.common.text import headline_text, nbytes_text, share_text, time_text
 from headstart.report import figures
-from headstart.report.build import script_json, template
+from headstart.report.build import script_json
 from headstart.report.looks import COLOURS
 from headstart.report.series import finite
+from headstart.report.templates import FOLDER, template
 
-FOLDER = Path(__file__).parent
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 404, 76, 14, 16, 50
 """of a figure, in its own units, and of its margins"""
 SIDE = 640

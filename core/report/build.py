@@ -10,8 +10,6 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from headstart.report import curves as bokeh
@@ -43,8 +41,8 @@ from headstart.report.series import (
     spans_decades,
     waits_for_features,
 )
+from headstart.report.templates import FOLDER, template
 
-FOLDER = Path(__file__).parent
 PICTURES = "<!-- pictures -->"  # where they go once all else is there
 
 
@@ -96,22 +94,6 @@ def script_json(value: Any) -> str:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-@cache
-def template(name: str) -> Any:
-    """A template of this folder, which escapes all that it is given."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    jinja = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    jinja.filters["capital"] = figures.capital
-    return jinja.get_template(name)
 
 
 # ---- the head of the page and its table
