@@ -7,6 +7,7 @@ import hashlib
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from jinja2.bccache import Bucket
@@ -16,7 +17,7 @@ from headstart.common.programs import folder_of
 from headstart.report import figures
 
 FOLDER = Path(__file__).parent
-OPTIONS = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+OPTIONS: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
 FILTERS = {"capital": figures.capital}
 
 
@@ -32,7 +33,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         undefined=jinja2.StrictUndefined,
-        bytecode_cache=kept and Compiled(kept),
+        bytecode_cache=Compiled(kept) if kept else None,
         **OPTIONS,
     )
     environment.filters |= FILTERS
