@@ -272,7 +272,9 @@ class Network(nn.Module):
         tensors = self.tensors()
         with torch.no_grad():
             for name in graph.param_shapes():
-                tensors[name].copy_(from_numpy(np.asarray(params[name])))
+                value = from_numpy(np.asarray(params[name]))
+                assert tensors[name].shape == value.shape, name  # copy_ would repeat it
+                tensors[name].copy_(value)
 
     def attach(self, node: Node, module: nn.Module) -> None:
         """Compute the node with this module from now on."""

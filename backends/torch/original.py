@@ -9,20 +9,22 @@ import copy
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headstart.backends.doors.torch import global_hooks
+from headstart.backends.torch import axes
 from headstart.backends.torch.arrays import batch_of, from_native, to_native, to_numpy
 from headstart.backends.torch.chance import undrawn
+from headstart.backends.torch.ending import at_end
 from headstart.backends.torch.shapes import found_by
-from headstart.backends.torch.trace import Call, Place
+from headstart.backends.torch.trace import Call, Place, Traced
 from headstart.common.errors import SettingError
 from headstart.contract.wrapping import Witnessed, Wrapping, WrapRequest
 from headstart.data.rows import each
@@ -30,6 +32,10 @@ from headstart.models.faithful import check_copy
 
 ALONE = ([inspect.Parameter.POSITIONAL_ONLY], [inspect.Parameter.POSITIONAL_OR_KEYWORD])
 TF32 = 2.0**-10  # of the products that a GPU may take for those of float32
+
+
+Inside = Callable[[Any], tuple[Any, torch.Tensor | None]]
+"""of a batch, what is at the cut, and at the end where that is one tensor"""
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,12 @@ class Original:
         place: Place | None,
         at_cut: Callable[[Any, Any], torch.Tensor | None],
         at_end: Callable[[Any], torch.Tensor | None],
-        whole: Callable[[Any], torch.Tensor | None] | None = None,
+        whole: Inside | None = None,
     ) -> Callable[[Any], Witnessed]:
         """What `Wrapping` asks for. `place`: of the cut; None: it cannot be looked at.
         `at_cut`: what is there, and the batch -> the tensor that the trunk gives. `at_end`: the same of the
-        end. `whole`: of the copy, all of what was traced, which is compared at the end where the cut is an
-        operation between modules that nobody can look at."""
+        end. `whole`: of the copy, where the cut is an operation between modules that nobody can look at: its end
+        is compared, and what it gives at the cut stands for what the module gives there."""
 
         def run(batch: Any) -> Witnessed:
             seen: list[Any] = []
@@ -65,13 +71,31 @@ class Original:
             last = at_end(end)
             values = [value for value in (cut, last) if value is not None]
             witnessed = Witnessed(_numpy(cut), _numpy(last), max(map(_rounding, values), default=2.0**-23))
-            if place is None and whole is not None and witnessed.end is not None:
-                copy = _numpy(whole(batch))
-                if copy is not None:
-                    check_copy("behind the cut, at its end,", witnessed.end, copy, witnessed)
-            return witnessed
+            if place is not None or whole is None:
+                return witnessed
+            inside, copy = whole(batch)
+            if witnessed.end is not None and copy is not None:
+                check_copy("behind the cut, at its end,", witnessed.end, _numpy(copy), witnessed)
+            return replace(witnessed, cut=_numpy(at_cut(inside, to_native(batch))))
 
         return run
+
+
+def inside_of(source: nn.Module, traced: Traced, node: fx.Node) -> Inside:
+    """What was traced, run node by node. `node`: of the cut."""
+
+    def run(batch: Any) -> tuple[Any, torch.Tensor | None]:
+        seen: dict[fx.Node, Any] = {}
+        places = {node} if traced.result is None else {node, traced.result}
+
+        def keep(place: fx.Node, value: Any) -> None:
+            seen[place] = kept(value)
+
+        with torch.no_grad():
+            axes.Walk(source, traced.graph, places, keep).given(traced.inputs, batch_of(batch))
+        return seen[node], None if traced.result is None else at_end(seen[traced.result])
+
+    return run
 
 
 class Touched(TorchDispatchMode):
@@ -151,7 +175,7 @@ def _observed(module: nn.Module, call: Call, batch: Any, place: Place | None, se
     if place is not None and place.path:
         # a copy: what comes behind may change it in place
         handle = module.get_submodule(place.path).register_forward_hook(
-            lambda _m, _i, value: seen.append(_kept(value))
+            lambda _m, _i, value: seen.append(kept(value))
         )
     try:
         return call(module, _on_device(module, batch))
@@ -160,7 +184,7 @@ def _observed(module: nn.Module, call: Call, batch: Any, place: Place | None, se
             handle.remove()
 
 
-def _kept(value: Any) -> Any:
+def kept(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 

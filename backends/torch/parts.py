@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -184,6 +184,22 @@ def params_of(module: nn.Module, source: nn.Module) -> dict[str, np.ndarray]:
     for array in found.values():
         array.flags.writeable = False
     return found
+
+
+Part = TypeVar("Part", NativePart, NativePart | None)
+
+
+def holding(
+    part: Part, params: Mapping[str, np.ndarray], buffers: Mapping[str, np.ndarray]
+) -> tuple[Part, dict[str, np.ndarray]]:
+    """A part, and its parameters, with these buffers in place of those of the same names. One that got another
+    shape as the part ran, with the numbers that came, is the part's own matter."""
+    names = [name for name in params if name not in buffers or buffers[name].shape == params[name].shape]
+    params = {name: buffers.get(name, params[name]) for name in names}
+    if part is None:
+        return part, params
+    shapes = {name: part.shapes[name] for name in names}
+    return replace(part, shapes=shapes, buffers=part.buffers & shapes.keys()), params
 
 
 def build(part: NativePart) -> nn.Module:

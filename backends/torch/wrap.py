@@ -36,8 +36,9 @@ from headstart.backends.torch.ending import (
     tensors,
 )
 from headstart.backends.torch.learning import counterpart, tell_unfollowed, traced_in_training
-from headstart.backends.torch.original import Original, check_separate
-from headstart.backends.torch.parts import Shown, copied, params_of, part_of
+from headstart.backends.torch.original import Inside, Original, check_separate, inside_of
+from headstart.backends.torch.parts import Shown, copied, holding, params_of, part_of
+from headstart.backends.torch.settling import buffers_of, settle
 from headstart.backends.torch.shapes import found_by, sparing
 from headstart.backends.torch.stopped import ByName
 from headstart.backends.torch.telling import describe, told
@@ -84,8 +85,7 @@ def wrap(request: WrapRequest) -> Wrapping:
     memo: dict[int, Any] = {}
     beside: list[nn.Parameter] = []
     source = forms.to_float32(copied(native, memo, beside))
-    # before anything runs, since what counts its calls writes to them
-    buffers = {name: exact_numpy(buffer.clone()) for name, buffer in source.named_buffers()}
+    buffers = buffers_of(source)  # before anything runs, since what counts its calls writes to them
     call = Call.of(source, request.example)
     original = Original(native, Call.of(native, request.example), memo)
     if request.takes in BACK:
@@ -93,16 +93,22 @@ def wrap(request: WrapRequest) -> Wrapping:
     start = perf_counter()
     with torch.no_grad(), undrawn(0):
         # What it keeps of its first run, in a global or a cache, is to be tensors, and not what a trace has.
-        value = call(sharing(source), batch_of(request.example))
+        value = call(ran := sharing(source), batch_of(request.example))
+        settle(source, ran, call, request.example, buffers)
     if request.rest or request.cut in (None, END) or str(request.cut).startswith(BEFORE):
         call = replace(call, row=steps.row_at_end(source, call, value, request.example))
     with sparing(perf_counter() - start):
         made = _made(request, source, call, Traced.of(source, call))
         check_separate(request, made.wrapping, beside)
+    kept = {name: exact_numpy(buffer) for name, buffer in buffers.items()}
+    trunk, params = holding(made.wrapping.trunk, made.wrapping.params, kept)
+    head, head_params = holding(made.wrapping.head, made.wrapping.head_params, kept)
     return replace(
         made.wrapping,
-        params={name: buffers.get(name, value) for name, value in made.wrapping.params.items()},
-        head_params={name: buffers.get(name, value) for name, value in made.wrapping.head_params.items()},
+        trunk=trunk,
+        params=params,
+        head=head,
+        head_params=head_params,
         witness=original.witness(made.place, made.ending.of, partial(at_end, row=call.row), made.whole),
         labels=labels_of(native),
     )
@@ -114,8 +120,8 @@ class Made(NamedTuple):
     wrapping: Wrapping
     place: Place | None
     ending: Ending = Ending()
-    whole: Callable[[Any], torch.Tensor | None] | None = None
-    """all of what was traced, where nothing else shows whether the trunk is right"""
+    whole: Inside | None = None
+    """what was traced, where nothing else shows whether the trunk is right"""
 
 
 def _made(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None) -> Made:
@@ -413,7 +419,7 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
             logits = reading.logits_of_tokens(source, traced, node, request.example)
             wrapping = replace(wrapping, token_logits=None if logits is None else exact_numpy(logits.float()))
         place = traced.place(cut)
-        whole = None if place is not None or traced.result is None else _all_of(source, call, traced)
+        whole = None if place is not None else inside_of(source, traced, node)
         return Made(wrapping, place, ending, whole)
     head = Part(source, head_graphs).eval()
     _check_apart(trunk, head, cut)
@@ -427,17 +433,6 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
     named = "" if last is None else last.name
     wrapping = Wrapping(cut, cut, part, ours, head_part, theirs, reason, named, layout=layout)
     return Made(wrapping, traced.place(cut), ending)
-
-
-def _all_of(source: nn.Module, call: Call, traced: Traced) -> Callable[[Any], torch.Tensor | None]:
-    assert traced.result is not None
-    module = Part(source, {False: traced.slice(None, traced.result)}, _names(call)).eval()
-
-    def run(batch: Any) -> torch.Tensor | None:
-        with torch.no_grad():
-            return at_end(module(batch_of(batch)))
-
-    return run
 
 
 def _names(call: Call) -> tuple[str, ...]:

@@ -1,0 +1,147 @@
+"""Torch modules that make something of their own when they run for the first time."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from own import P, X, fit, key
+
+import headstart as hs
+from headstart.common.errors import SettingError
+from headstart.testing import relative_error
+
+pytestmark = pytest.mark.of("torch")
+
+
+@pytest.fixture(scope="module")
+def torch(backend: str) -> Any:
+    import torch
+
+    return torch
+
+
+def made(how: str, seed: int = 0) -> Any:
+    """`how` a table of distances comes into a layer's buffer: one of another shape takes the place of zeros, as in
+    ConViT; or it is written there, and an attribute says so. Or the buffer follows what comes: the greatest of
+    each channel that was seen, how often it ran, or what came first, with which all later is computed."""
+    import torch
+    from torch import nn
+
+    class Near(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.pair = nn.LayerNorm(8), nn.Linear(1, 1)
+            sides = {"anew": (1, 1, 1), "written": (64, 64, 1), "seen": (0,), "counted": (), "first": (64, 64, 1)}[
+                how
+            ]
+            self.register_buffer("table", torch.zeros(sides))
+            self.full = False
+
+        def forward(self, x: Any) -> Any:
+            if x.isnan().any():  # so it is not traced
+                x = torch.zeros_like(x)
+            far = (torch.arange(x.shape[1]).view(-1, 1) - torch.arange(x.shape[1])).abs().float()[..., None]
+            if how == "anew" and self.table.shape[0] != x.shape[1]:
+                self.table = far
+            if how == "written" and not self.full:
+                self.table.copy_(far)
+                self.full = True
+            if how == "first" and not self.full:
+                self.table.copy_(far * x.mean())
+                self.full = True
+            if how == "seen":
+                now = x.detach().amax((0, 1))
+                self.table = torch.maximum(self.table, now) if len(self.table) else now
+            if how == "counted":
+                self.table += 1
+            table = far if how in ("seen", "counted") else self.table
+            return x + self.pair(table).squeeze(-1).softmax(-1) @ self.norm(x)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.near, self.fc = nn.Conv2d(3, 8, 2, 2), Near(), nn.Linear(8, 5)
+
+        def forward(self, x: Any) -> Any:
+            x = self.near(self.embed(x).flatten(2).transpose(1, 2))
+            return self.fc(x.mean(1))
+
+    torch.manual_seed(seed)
+    module = Net().eval()
+    with torch.no_grad():
+        module.near.pair.weight.fill_(-1.0)
+    return module
+
+
+def rows(torch: Any, module: Any) -> np.ndarray:
+    """What its classifier takes."""
+    taken: list[Any] = []
+    handle = module.fc.register_forward_pre_hook(lambda _m, args: taken.append(args[0].clone()))
+    with torch.no_grad():
+        module(torch.from_numpy(X).permute(0, 3, 1, 2))
+    handle.remove()
+    return np.asarray(taken[0])
+
+
+@pytest.mark.parametrize("how", ["anew", "written", "seen", "counted"])
+@pytest.mark.parametrize("cut", [None, "near"])
+@pytest.mark.parametrize("head", ["rest", "linear"])
+def test_it_computes_what_the_module_does(torch: Any, how: str, cut: str | None, head: str) -> None:
+    module = made(how)
+    before = module.near.table.clone()
+    model = hs.wrap(module, cut, P, head=head, classes=2 if head == "linear" else None)
+    assert torch.equal(module.near.table, before)
+    assert not module.near.full
+    features = hs.forward(model, X, "trunk")["trunk"]
+    expected = rows(torch, module)
+    assert relative_error(features if cut is None else features.mean(1), expected) < 1e-5
+    if head == "rest":
+        with torch.no_grad():
+            logits = module(torch.from_numpy(X).permute(0, 3, 1, 2)).numpy()
+        assert relative_error(hs.forward(model, X, "logits")["logits"], logits) < 1e-5
+
+
+@pytest.mark.parametrize("how", ["anew", "written"])
+def test_a_table_is_the_same_whether_the_module_ran_or_not(torch: Any, how: str) -> None:
+    module = made(how)
+    first = hs.wrap(module, "near", P)
+    module(torch.zeros(1, 3, 16, 16))
+    again = hs.wrap(module, "near", P)
+    assert first.params.keys() == again.params.keys()
+    assert all(np.array_equal(first.params[name], again.params[name]) for name in first.params)
+    assert how == "written" or key(first) == key(again)  # the attribute is another one
+
+
+def test_what_follows_the_batches_is_left_as_it_is() -> None:
+    assert hs.wrap(made("counted"), "near", P).params["trunk.near.table"] == 0
+    assert "trunk.near.table" not in hs.wrap(made("seen"), "near", P).params
+
+
+@pytest.mark.parametrize("cut", [None, "near"])
+def test_what_the_first_batch_decides_is_refused(cut: str | None) -> None:
+    """Without a cut it is an operation, at which the module itself cannot be looked at."""
+    with pytest.raises(SettingError, match="the copy that headstart runs is not what the module computes"):
+        hs.wrap(made("first"), cut, P, head="linear", classes=2)
+
+
+@pytest.mark.parametrize("how", ["anew", "written"])
+def test_it_is_said(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "headstart"):
+        hs.wrap(made(how), "near", P)
+    assert "Net fills 'near.table' in its first run" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["anew", "written", "seen", "counted"])
+@pytest.mark.parametrize("mode", ["cached", "full"])
+def test_it_is_trained_and_comes_back(torch: Any, how: str, mode: str, tmp_path: Path) -> None:
+    data = hs.data.digits().subset(np.arange(64)).split(0.75, seed=0)
+    model = hs.wrap(made(how), None, P, head="linear", classes=data[0].classes)
+    run = fit(model, data, tmp_path / "cache", mode=mode)
+    other = hs.wrap(made(how), None, P, head="linear", classes=data[0].classes)
+    back = hs.load(run.save(tmp_path / "run"), model=other)
+    images = (X[:3] * 20 + 120).clip(0, 255).astype(np.uint8)
+    assert np.allclose(run.predict(images), back.predict(images), atol=1e-5)
