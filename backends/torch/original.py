@@ -73,9 +73,10 @@ class Original:
             witnessed = Witnessed(_numpy(cut), _numpy(last), max(map(_rounding, values), default=2.0**-23))
             if place is not None or whole is None:
                 return witnessed
-            inside, copy = whole(batch)
+            inside, end = whole(batch)
+            copy = _numpy(end)
             if witnessed.end is not None and copy is not None:
-                check_copy("behind the cut, at its end,", witnessed.end, _numpy(copy), witnessed)
+                check_copy("behind the cut, at its end,", witnessed.end, copy, witnessed)
             return replace(witnessed, cut=_numpy(at_cut(inside, to_native(batch))))
 
         return run
