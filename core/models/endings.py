@@ -12,6 +12,9 @@ from typing import Generic, Self, TypeVar
 
 import numpy as np
 
+from headstart.common.log import LOG
+from headstart.contract.wrapping import BEFORE, END
+
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits - logits.max(-1, keepdims=True))
@@ -52,6 +55,25 @@ def are_bounded(*runs: np.ndarray) -> bool:
     has them."""
     rows = np.concatenate(runs)
     return bool((rows >= 0).all() and (rows <= 1).all() and np.ptp(rows, axis=0).max(initial=0) > 0)
+
+
+MANY = 16  # numbers: so many of any sign are not all above 0 by chance
+
+
+def tell_of_rectified(end: np.ndarray | None, called: str, cut: str) -> None:
+    """Say it where a module `called` so, which was cut before the layer at its end, gives what features may be as
+    well as numbers of classes. `end`: what it gives for two samples, None where that is not one array."""
+    if cut == END or end is None or end.ndim != 2 or not end.size or are_shares(end):
+        return
+    if (end >= 0).all() and ((end == 0).any() or end.size >= MANY):
+        LOG.info(
+            "%s gives %d numbers of which none is below 0, as a ReLU does, and a fresh classifier takes what they "
+            "are made of (%s); if they are features, cut=%r takes them",
+            called,
+            end.shape[1],
+            cut if cut.startswith(BEFORE) else f"cut at {cut!r}",
+            END,
+        )
 
 
 # As frameworks call them, in small letters. What stands in front of an ending gives no features, whatever it does

@@ -29,6 +29,7 @@ from headstart.data.rows import count, each, window
 from headstart.graph import Builder, Graph, NativePart, Node
 from headstart.models.classes import published
 from headstart.models.classifiers import Head, check_head, classifier
+from headstart.models.endings import tell_of_rectified
 from headstart.models.faithful import (
     HEAD_NODE,
     TRUNK_NODE,
@@ -145,6 +146,8 @@ def wrap(
         ) from error
     if (structure := structure_of(wrapping.trunk.structure)) is not None:
         structure.forget_changing()
+    if fresh and cut is None:
+        tell_of_rectified(end, called, wrapping.cut)
     pool = _pool(wrapping, end, called) if fresh else None
     graph, names, named = _graph(wrapping, inputs, head, classes, name or called, pool)
     brought = {f"{TRUNK_NODE}.{key}": value for key, value in wrapping.params.items()}

@@ -3,6 +3,7 @@ below 0 are none there, and there are as many as the layer reads, or more."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -89,3 +90,24 @@ def test_numbers_of_classes_are_no_features(made: Any, widths: tuple[int, int], 
     module, run = made(widths, end)
     model = hs.wrap(module, example=X, head="linear", classes=2, name="it")
     assert relative_error(hs.forward(model, X, "trunk")["trunk"], run(module.body, X)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("widths", "end", "cut", "said"),
+    [
+        ((6, 3), "relu", None, True),
+        ((6, 3), "", None, False),
+        ((6, 9), "relu", None, False),
+        ((6, 3), "relu", "its end", False),
+    ],
+)
+def test_it_is_said_what_a_few_numbers_were_taken_for(
+    made: Any, widths: tuple[int, int], end: str, cut: str | None, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, run = made(widths, end)
+    with caplog.at_level(logging.INFO, "headstart"):
+        model = hs.wrap(module, cut, example=X, head="linear", classes=2, name="it")
+    assert ("if they are features, cut='its end' takes them" in caplog.text) is said
+    whole = hs.wrap(module, "its end", example=X, head="linear", classes=2, name="it")
+    assert relative_error(hs.forward(whole, X, "trunk")["trunk"], run(module, X)) < 1e-5
+    assert (model.module_cut == "its end") is (not said and end == "relu")
