@@ -29,6 +29,7 @@ from headstart.contract.wrapping import WrapRequest
 from headstart.data import Arrays
 from headstart.data.rows import count
 from headstart.graph import NativePart
+from headstart.models.several import STATES
 from headstart.models.structure import Structure
 
 
@@ -116,9 +117,11 @@ def checked_rows(value: Any) -> torch.Tensor:
             "yours that calls it and returns one tensor"
         )
     if value.ndim < 2 or len(value) != 2 or not value.is_floating_point():
+        states = value.ndim == 3 and len(value) != 2 and value.shape[1] == 2
         raise CutError(
             f"the part gives {value.dtype} of shape {tuple(value.shape)} for two samples; expected floating-point "
-            "numbers, a row for each sample: features are stored, and trained on, as such. Cut it elsewhere"
+            "numbers, a row for each sample: features are stored, and trained on, as such. "
+            + (STATES if states else "Cut it elsewhere")
         )
     return value
 

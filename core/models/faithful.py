@@ -24,6 +24,7 @@ from headstart.data.rows import each
 from headstart.graph import Graph, NativePart, Node, Shape
 from headstart.models.alike import excess
 from headstart.models.endings import ENDINGS, are_bounded, are_shares
+from headstart.models.several import STATES
 
 TRUNK_NODE, HEAD_NODE = "trunk", "head"
 # Repeated runs, and other rows of a batch, move sums by about 1e-6; dropout, noise, batch statistics by far more.
@@ -196,12 +197,27 @@ def _check_company(here: str, values: np.ndarray, run: Run, shown: Any) -> None:
     moved = run(each(_behind_a_large_one, shown))
     if moved.shape == values.shape and _excess(values[0], moved[1]) is None:
         return
-    # one run in place of three: these only say which it is
+    # one run in place of four: these only say which it is
+    _check_rows(here, values, run, shown)
     _same(here, values, run(shown), "when it ran a second time")
     twins = run(each(lambda array: np.stack([array[0], array[0]]), shown))
     _same(here, twins[0], twins[1], "in the next row of the same batch")
     _same(here, values[0], twins[0], "beside another sample")
     _same(here, values[:1], moved[1:], "behind a sample with larger numbers")
+
+
+def _check_rows(here: str, values: np.ndarray, run: Run, shown: Any) -> None:
+    """SettingError where there are as many rows for one sample as for two."""
+    try:
+        alone = run(each(lambda array: array[:1], shown))
+    except Exception:  # it may be made for two
+        return
+    apart = [axis for axis, (one, two) in enumerate(zip(alone.shape, values.shape, strict=False)) if one != two]
+    if alone.ndim == values.ndim and apart and apart[0] > 0:
+        raise SettingError(
+            f"{here} gives {alone.shape} for one sample and {values.shape} for two: its samples are on axis "
+            f"{apart[0]}, and a row for each sample is expected. {STATES}"
+        )
 
 
 def _same(here: str, values: np.ndarray, others: np.ndarray, where: str, rounding: float = EPSILON) -> None:
@@ -217,7 +233,8 @@ def _same(here: str, values: np.ndarray, others: np.ndarray, where: str, roundin
             f"{here} is not deterministic in inference mode: the same sample gave outputs that differ by "
             f"{worst:.3g} (of at most {scale:.3g}) {where}; what it gives is not the sample's own. Look for "
             "dropout or noise that ignores inference mode, for a flag such as `train=True` in its call, for batch "
-            "norms without statistics, for a branch on the values of a batch"
+            "norms without statistics, for a branch on the values of a batch, for a layer that has another axis "
+            "first than the samples, as with batch_first=False"
         )
 
 

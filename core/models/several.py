@@ -27,6 +27,10 @@ MAP, AUXILIARY = "out", "aux"  # of torchvision's networks for segmentation
 NAMED = (POOLED, HUBS_POOLED, *EMBEDDED, TOKENS, HUBS_TOKENS, LOGITS)
 """what libraries give for features; of several the first"""
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+STATES = (
+    "Recurrent layers give their last states so, (layers, samples, units): let the module end in states[-1], or "
+    "turn the axes"
+)
 
 
 def by_name(arguments: Mapping[str, inspect.Parameter], names: Collection[str]) -> bool:

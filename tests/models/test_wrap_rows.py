@@ -241,3 +241,31 @@ def test_by_which_shapes_it_is_told() -> None:
     assert row_of({(0,): maps, (1,): (3, 6)}, 2) == (), "a table"
     for name in ("logits", "pooler_output", "last_hidden_state", "out"):
         assert row_of({(name,): maps, ("codes",): row}, 2) == (), "names tell"
+
+
+@pytest.mark.of("torch")
+@pytest.mark.parametrize("sides", [(2, "one sample"), (1, "two samples"), (3, "two samples")])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_last_states_are_no_row_for_each_sample(sides: tuple[int, str], kind: str) -> None:
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = getattr(torch.nn, kind)(3, 6, sides[0], batch_first=True)
+            self.last = False
+
+        def forward(self, x: Any) -> Any:
+            states = self.layers(x)[1]
+            states = states[0] if kind == "LSTM" else states
+            return states[-1] if self.last else states
+
+    module, x = Net(), X[:, 0]
+    with pytest.raises(HeadstartError, match=f"{sides[1]}.*let the module end in states") as refused:
+        hs.wrap(module, example=x, head="linear", classes=2)
+    assert "deterministic" not in str(refused.value)
+    module.last = True
+    model = hs.wrap(module, example=x, head="linear", classes=2)
+    assert (
+        relative_error(hs.forward(model, x, "trunk")["trunk"], module(torch.from_numpy(x)).detach().numpy()) < 1e-5
+    )
