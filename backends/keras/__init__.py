@@ -38,6 +38,9 @@ DESCRIPTION = Description(
             modules=("tensorflow",),
         ),
     ),
+    # on whose engine Keras writes it
+    onnx=("torch", "onnxscript"),
+    onnx_install="pip install 'headstart[onnx,torch]'",
     wraps="a functional keras.Model",
     # on these engines its models are their modules, too
     asked_before=("torch", "jax"),

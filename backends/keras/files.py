@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-import json
-import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from headstart.backends.keras import keras_file
 from headstart.backends.keras.arrays import ENGINE
 from headstart.backends.keras.plain import model_of, to_be_saved
+from headstart.backends.keras.saving import configuration_of, foreign_parts, refused
 from headstart.common.errors import ExportError
-from headstart.common.text import shortened
-from headstart.contract.programs import Program
+from headstart.contract.programs import ONNX, Program
 
 Texts = Mapping[str, str]
 
@@ -32,43 +29,26 @@ def write(program: Program, format: str, path: Path, texts: Texts) -> None:
     WRITERS[format](program, path, texts)
 
 
+def _onnx(program: Program, path: Path, texts: Texts) -> None:
+    from headstart.backends.keras import to_onnx
+
+    to_onnx.write(program, path, texts)
+
+
 def _keras(program: Program, path: Path, texts: Texts) -> None:
     if path.suffix != ".keras":
         raise ExportError(
             f"{path.name}: Keras opens no file that is called so; expected a name that ends in .keras"
         )
     model = to_be_saved(model_of(program))
-    try:
-        config = json.loads(model.to_json())
-    except Exception as error:  # of layers of the user's own
-        raise _refused("Keras cannot save this model", error) from error
-    if foreign := next(_foreign(config, model.name), None):
+    config = configuration_of(model)
+    if foreign := next(foreign_parts(config, model.name), None):
         raise ExportError(
-            f"{foreign} is no part of Keras, so a .keras file that holds it could not be opened without the code "
-            "that it comes from; expected layers and functions of Keras's own, or another format"
+            f"{foreign.text} is no part of Keras, so a .keras file that holds it could not be opened without the "
+            "code that it comes from; expected layers and functions of Keras's own, or another format"
         )
     model.save(path)
     keras_file.save(str(path), texts)
-
-
-def _foreign(config: Any, name: str) -> Iterator[str]:
-    """What a model's configuration names that is no part of Keras. `name`: of the layer whose it is."""
-    if isinstance(config, list):
-        for value in config:
-            yield from _foreign(value, name)
-    if not isinstance(config, dict):
-        return
-    kind, inner = config.get("class_name"), config.get("config")
-    if isinstance(inner, dict):
-        name = inner.get("name", name)
-    if kind == "__lambda__":
-        yield f"a lambda of layer {name!r}"
-    elif kind == "function" and config.get("module") == "builtins":
-        yield f"function {inner!r} of layer {name!r}"
-    elif kind and "module" in config and str(config["module"]).partition(".")[0] not in ("keras", "builtins"):
-        yield f"layer {name!r} ({kind})"
-    for value in config.values():
-        yield from _foreign(value, name)
 
 
 def _saved_model(program: Program, path: Path, texts: Texts) -> None:
@@ -88,7 +68,7 @@ def _saved_model(program: Program, path: Path, texts: Texts) -> None:
     except OSError:
         raise
     except Exception as error:  # of code of the user's own
-        raise _refused("TensorFlow cannot write this model", error) from error
+        raise refused("TensorFlow cannot write this model", error) from error
     saved_model.save(str(path), texts)
 
 
@@ -107,7 +87,7 @@ def _tflite(program: Program, path: Path, texts: Texts) -> None:
         try:
             content = converter.convert()
         except Exception as error:
-            raise _refused("TensorFlow's converter cannot write this model", error) from error
+            raise refused("TensorFlow's converter cannot write this model", error) from error
     if flex := _flex_ops(content):
         raise ExportError(
             f"TFLite has no op for TensorFlow's {', '.join(flex)} in this model, and without TensorFlow beside it "
@@ -126,13 +106,8 @@ def _flex_ops(content: bytes) -> list[str]:
     return sorted(code.decode().removeprefix("Flex") for code in codes if code)
 
 
-def _refused(what: str, error: Exception) -> ExportError:
-    words = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")  # Keras writes some in bold
-    reason = shortened(" ".join(words.split()))
-    return ExportError(f"{what} ({reason}); expected layers that say what they are made of, or another format")
-
-
 WRITERS: Mapping[str, Callable[[Program, Path, Texts], None]] = {
+    ONNX: _onnx,
     "keras": _keras,
     "savedmodel": _saved_model,
     "tflite": _tflite,

@@ -76,6 +76,8 @@ class Description:
     onnx: tuple[str, ...] | None = None
     """what must be importable for it to write programs that hold a part of a user's module as ONNX, too, of which
     core makes none. None: neither does it"""
+    onnx_install: str = ""
+    """the command that installs these, and what core writes ONNX with; "": the one that core names"""
     wraps: str = ""
     """of a backend that can wrap: what `hs.wrap` takes of this framework, such as "a torch.nn.Module\""""
     asked_before: tuple[str, ...] = ()

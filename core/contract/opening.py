@@ -103,6 +103,8 @@ def main() -> None:
             except EOFError:
                 return
             answer(True, {name: np.asarray(value) for name, value in run(arrays).items()})
+    except ExportError as error:
+        answer(False, str(error))
     except Exception as error:  # of a program of somebody else's
         answer(False, shortened(f"{type(error).__name__}: {error}", WORDS_LENGTH))
 

@@ -62,11 +62,13 @@ def of_module(row: Format, request: Request) -> Format:
     backend = request.graph.backend
     if row.name != ONNX or backend is None or (needed := registry.describe(backend).onnx) is None:
         return row
+    install = registry.describe(backend).onnx_install or row.install
     return replace(
         row,
         write=partial(onnx_file.write_module, backend),
         takes=row.takes | {WRAPPED},
         written_with=(*row.written_with, *needed),
+        install=install,
     )
 
 

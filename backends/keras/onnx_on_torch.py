@@ -1,0 +1,91 @@
+"""Keras models on Keras's torch engine as ONNX files, which is the engine whose exporter knows what Keras's layers
+are made of.
+
+`load` is what another process (`headstart.contract.opening`) does where the user's own engine is another one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+from torch import nn
+
+from headstart.backends.doors import torch_onnx
+from headstart.common.errors import ExportError
+from headstart.common.text import raised_text
+from headstart.contract.programs import PIXEL_VALUES, Input
+
+ANY_SAMPLES = "layers that compute any number of samples (ops.shape(x)[0]) without branches on values; or .keras"
+OF_ONNX = "layers of operations that ONNX has; or .keras"
+"""what errors say of what can be written"""
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+
+
+class Exportable(nn.Module):
+    """A model that gives a dict, as a module whose arguments are called by their place: Keras's names need be
+    none of Python's."""
+
+    def __init__(self, model: keras.Model, inputs: Sequence[Input]) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.inputs = [Input(f"x{place}", shape, dtype) for place, (_, shape, dtype) in enumerate(inputs)]
+        self.names = [entry.name for entry in inputs]
+        self.forward = torch_onnx.taking(self.computed, [entry.name for entry in self.inputs])
+
+    def computed(self, arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        rows = dict(zip(self.names, arrays.values(), strict=True))
+        if PIXEL_VALUES in rows:
+            rows[PIXEL_VALUES] = rows[PIXEL_VALUES].permute(0, 2, 3, 1)
+        taken = self.model.inputs
+        ordered = list(rows.values()) if len(taken) == 1 else [rows[entry.name] for entry in taken]
+        outputs: dict[str, torch.Tensor] = self.model(
+            keras.tree.pack_sequence_as(self.model.input, ordered), training=False
+        )
+        return outputs
+
+
+def write(
+    model: keras.Model, inputs: Sequence[Input], outputs: Sequence[str], path: Path, texts: Mapping[str, str]
+) -> None:
+    """`inputs`: as the file takes them, `PIXEL_VALUES` with the channels first. ExportError where torch's exporter
+    cannot write the model."""
+    with keras.device("cpu"):
+        module = Exportable(model, inputs)
+        program = torch_onnx.exported(module, module.inputs, ANY_SAMPLES)
+        torch_onnx.write(program, module.inputs, outputs, path, texts, OF_ONNX, module.names)
+
+
+def load(path: str) -> tuple[dict[str, str], Run]:
+    """Write the ONNX file that is ordered in a file of JSON, of a `.keras` file. There is nothing to be said of
+    it, and nothing to be run."""
+    order = json.loads(Path(path).read_text())
+    sys.path += [folder for folder in order["places"] if folder not in sys.path]
+    kinds = {name: _imported(name, *where) for name, where in order["kinds"].items()}
+    with keras.device("cpu"):
+        model = keras.saving.load_model(order["model"], custom_objects=kinds, compile=False)
+    inputs = [Input(name, tuple(shape), dtype) for name, shape, dtype in order["inputs"]]
+    write(model, inputs, order["outputs"], Path(order["path"]), order["texts"])
+    return {}, dict
+
+
+def _imported(registered: str, module: str, name: str) -> Any:
+    """What a model is made of that is no part of Keras."""
+    try:
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # of anybody's module
+        raise ExportError(
+            f"{registered} cannot be imported from {module} ({raised_text(error)}), and on this engine of Keras's "
+            "another process writes ONNX files, which has to import what a model is made of; expected it in a "
+            "module that can be imported anywhere; or Keras on PyTorch (KERAS_BACKEND=torch), or .savedmodel"
+        ) from error
+    return found
