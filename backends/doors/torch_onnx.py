@@ -38,13 +38,15 @@ def taking(computed: Callable[[Mapping[str, torch.Tensor]], Any], names: Iterabl
     return forward
 
 
-def exported(module: nn.Module, inputs: Sequence[Input], expected: str) -> torch.export.ExportedProgram:
-    """The module, whose arguments are called as the inputs are, traced for any number of samples. ExportError
-    where it cannot be. `expected`: what errors say of what could."""
+def exported(
+    make: Callable[[], nn.Module], inputs: Sequence[Input], expected: str
+) -> torch.export.ExportedProgram:
+    """What `make` makes, a module whose arguments are called as the inputs are, traced for any number of samples.
+    ExportError where it cannot be. `expected`: what errors say of what could."""
     arrays = {name: torch.zeros(SAMPLES, *shape, dtype=getattr(torch, dtype)) for name, shape, dtype in inputs}
     batch = {name: {0: torch.export.Dim.DYNAMIC} for name in arrays}
     try:
-        return torch.export.export(module, (), arrays, dynamic_shapes=batch, strict=False)
+        return torch.export.export(make(), (), arrays, dynamic_shapes=batch, strict=False)
     except Exception as error:  # torch's exporter raises of all kinds
         raise ExportError(
             f"torch.export cannot write this model ({raised_text(error)}); expected {expected}; or another format"

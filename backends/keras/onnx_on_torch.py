@@ -59,7 +59,7 @@ def write(
     cannot write the model."""
     with keras.device("cpu"):
         module = Exportable(model, inputs)
-        program = torch_onnx.exported(module, module.inputs, ANY_SAMPLES)
+        program = torch_onnx.exported(lambda: module, module.inputs, ANY_SAMPLES)
         torch_onnx.write(program, module.inputs, outputs, path, texts, OF_ONNX, module.names)
 
 

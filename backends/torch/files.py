@@ -82,7 +82,7 @@ def write(program: Program, format: str, path: Path, texts: Mapping[str, str]) -
 
 def _exported(program: Program) -> torch.export.ExportedProgram:
     with _stops_let_through():
-        return torch_onnx.exported(Exportable(program), program.inputs, ANY_SAMPLES)
+        return torch_onnx.exported(lambda: Exportable(program), program.inputs, ANY_SAMPLES)
 
 
 def _pt2(exported: torch.export.ExportedProgram, program: Program, path: Path, texts: Mapping[str, str]) -> None:
