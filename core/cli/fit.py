@@ -70,6 +70,7 @@ def fit(
     figures = comparison([run])
     # Saved first: printing may fail, and what was trained must not depend on it.
     written: list[str | None] = []
+    of_run = None
     if out is not None:
 
         def saved() -> str:
@@ -77,10 +78,13 @@ def fit(
             outdated(out / "report.html")
             return f"saved to {folder}"
 
-        if (of_run := attempt(saved)) is not None:  # it is saved, whatever becomes of its report
-            report = attempt(lambda: figures.report(out / "report.html").name)
-            written.append(of_run if report is None else f"{of_run}, with {report}")
+        of_run = attempt(saved)
     tested = None if test is None else attempt(lambda: run.evaluate(test))
+    if tested is not None:  # its report has the scores of the test data, too
+        figures.rows[0]["test"] = tested.as_dict()
+    if out is not None and of_run is not None:  # it is saved, whatever becomes of its report
+        report = attempt(lambda: figures.report(out / "report.html").name)
+        written.append(of_run if report is None else f"{of_run}, with {report}")
     facts = {**figures.single(), **test_figures(tested), **of_near}
     if keep_figures(json_file, facts) is not None and out is None and json_file and json_file.suffix:
         written.append(attempt(lambda: f"written to {figures.report(json_file.with_suffix('.html'))}"))

@@ -195,10 +195,12 @@ def accuracy_text(row: Mapping[str, Any], name: str) -> str:
 
 
 def val_score_text(row: Mapping[str, Any]) -> str:
-    """The headline score of a row of a table, which says which one it is; of tables of before it is accuracy."""
-    if row.get("diverged") or row.get("val_score") is None:
+    """The headline score of a row of a table, which says which one it is; of tables of before it is accuracy. Of
+    several labels the share of samples with all of them right is another figure, and never stands in for it."""
+    name = row.get("score") or ACCURACY
+    if row.get("diverged") or (row.get("val_score") is None and name == ACCURACY):
         return accuracy_text(row, "val_accuracy")
-    return headline_text(row["score"], row["val_score"])
+    return "-" if row["val_score"] is None else headline_text(name, row["val_score"])
 
 
 def val_score_name(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from headstart.common.text import share_text
 from headstart.report import figures
 from headstart.report.scores import classes_card, scores_card
-from headstart.report.series import Entry, confused, finite, headline_name
+from headstart.report.series import Entry, confused, finite, headline_name, is_weighted
 
 LARGEST = 2_950_000  # bytes of a page; pictures that would exceed it are left out, those of the last runs first
 CLASSES_IN_A_MATRIX = 30
@@ -66,9 +66,13 @@ def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[
     of_class: dict[int, int] = {}
     for true, _, n in cells:
         of_class[true] = of_class.get(true, 0) + n
+    count, share = f"{wrong:,} of {samples:,} wrong", _accuracy(entry)
+    if is_weighted(entry) and share is not None:
+        count += f", {share_text(1 - share)} by weight"
     card: dict[str, Any] = {
         "label": entry["label"],
-        "count": f"{wrong:,} of {samples:,} wrong" if samples else "",
+        "count": count if samples else "",
+        "weighted": is_weighted(entry),
         "matrix": None,
         "pairs": None,
         "scores": scores_card(entry),
@@ -100,6 +104,12 @@ def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[
     return card
 
 
+def _accuracy(entry: Entry) -> float | None:
+    """Of all validation samples: what a run with folds is known by is a mean over these."""
+    scores = (entry.get("scores") or {}).get("values") or {}
+    return finite(scores.get("accuracy", None if entry.get("folds") else entry.get("val_accuracy")))
+
+
 def _misses_card(entry: Entry, task: str, known: Mapping[str, Any], images: Images) -> dict[str, Any]:
     """Of several labels, or of numbers, a sample."""
     validation, pictures = entry["validation"], known.get("pictures") or {}
@@ -108,7 +118,7 @@ def _misses_card(entry: Entry, task: str, known: Mapping[str, Any], images: Imag
     if task == "multi" and right is not None:
         wrong = samples - round(right * samples)
         count = f"{wrong:,} of {samples:,} with a label missing or too many"
-        if validation.get("weights"):  # then it is a share of their weight
+        if is_weighted(entry):  # then it is a share of their weight
             count = f"{share_text(1 - right)} by weight of {samples:,} with a label missing or too many"
         without = WITHOUT if right < 1 else "None: of every sample all labels are right."
     if task == "regression":
@@ -132,6 +142,7 @@ def _misses_card(entry: Entry, task: str, known: Mapping[str, Any], images: Imag
     return {
         "label": entry["label"],
         "count": count if samples else "",
+        "weighted": is_weighted(entry),
         "matrix": None,
         "pairs": None,
         "scores": scores_card(entry),

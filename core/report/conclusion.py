@@ -86,6 +86,7 @@ def conclusion(known: Mapping[str, Any]) -> Conclusion:
             if others and not tested
             else []
         ),
+        *([] if tested else _fitted_threshold(taken)),
         *_unfinished(taken),
         *_lost(taken),
         *_full_already(entries),
@@ -322,6 +323,14 @@ def _chance(entry: Entry) -> list[str]:
         if low is not None and low <= commonest
         else []
     )
+
+
+def _fitted_threshold(entry: Entry) -> list[str]:
+    """Of a run whose threshold is the one of the largest score on the very samples of that score."""
+    if (entry.get("settings") or {}).get("threshold") != "best":
+        return []
+    words = headline_of(entry).words
+    return [f"The same samples chose the threshold of {entry['label']}, so its {words} is a little too good."]
 
 
 def _unfinished(entry: Entry) -> list[str]:

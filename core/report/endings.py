@@ -81,7 +81,7 @@ def _ending(records: Sequence[Mapping[str, Any]], kept: Any, about: Any, monitor
         return []
     most = about.get("max_epochs") if isinstance(about, Mapping) else None
     # a figure that is not finite decides nothing, and there is none without validation data
-    figure = "val_loss" if monitor == "val_loss" else "val_score"
+    figure = monitor if monitor in ("val_loss", "val_accuracy") else "val_score"
     value = records[kept - 1].get(figure, records[kept - 1].get("val_accuracy"))
     decided = isinstance(monitor, str) and finite(value) is not None
     of_folds = isinstance(about, Mapping) and isinstance(about.get("ended_after"), int)

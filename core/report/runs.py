@@ -11,10 +11,18 @@ from typing import Any
 
 from headstart.common.table import places_with_values
 from headstart.report import figures
-from headstart.report.conclusion import interval_of
+from headstart.report.conclusion import groups_of, interval_of
 from headstart.report.endings import endings
 from headstart.report.headlines import Headline, headline_of, headlines_of
-from headstart.report.series import Entry, diverged, finite, found_there, headline_value, meaning_of_star
+from headstart.report.series import (
+    Entry,
+    diverged,
+    finite,
+    found_there,
+    headline_value,
+    is_weighted,
+    meaning_of_star,
+)
 
 TEXT, NUMBER = "text", "number"
 
@@ -93,6 +101,7 @@ def runs_table(entries: Sequence[Entry]) -> dict[str, Any]:
         for column, *texts in zip(columns, *cells, strict=True)
         if column.meaning
     ]
+    notes += ["Scores of validation count samples by their weights."] if any(map(is_weighted, entries)) else []
     return {
         "columns": [_shown(column, headlines, folds) for column in columns],
         "rows": cells,
@@ -131,7 +140,8 @@ def _how(entries: Sequence[Entry]) -> str:
     if all(over_folds) and entries:
         return "Student's t over the folds, whose mean the score is"
     also = "; of folds, whose mean the score is, by Student's t over them" if any(over_folds) else ""
-    return f"resampling the validation data{also}"
+    whole = ", groups whole" if any(map(groups_of, entries)) else ""
+    return f"resampling the validation data{whole}{also}"
 
 
 def number_of_folds(entries: Sequence[Entry]) -> int | None:

@@ -164,6 +164,11 @@ def waits_for_features(entries: Iterable[Entry]) -> bool:
     return bool(curves) and all(2 * extraction > end for extraction, end in curves)
 
 
+def is_weighted(entry: Entry) -> bool:
+    """Whether samples count by weights of theirs in what a run's validation says."""
+    return bool((entry.get("validation") or {}).get("weights"))
+
+
 def headline_name(entry: Entry) -> str:
     """Which score the run is known by; entries of before there were several have no name of one."""
     return str(entry.get("score") or "accuracy")

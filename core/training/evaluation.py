@@ -66,7 +66,7 @@ class Evaluation:
         """Scores, classes, and the largest confusions, or of several labels or numbers a sample the worst samples,
         if there are any."""
         confusions = self.confusions[:CONFUSIONS]
-        tables = [scores_table(self.scores)]
+        tables = [scores_table(self.scores, bool(self.validation.weights))]
         tables += [classes_table(self.scores)] if self.scores.per_class else []
         if misses := self.validation.misses[:CONFUSIONS]:
             tables.append(misses_table(misses, self.worst_names, self.scores.task))

@@ -24,7 +24,7 @@ from headstart.report.conclusion import groups_of, interval_of
 from headstart.report.endings import overview, sentence
 from headstart.report.figures import loss
 from headstart.report.scores import CLASS_SCORES, OF_ANY_SIZE, noun, score_name, score_text, worst_classes
-from headstart.report.series import PHASES, found_there, meaning_of_star
+from headstart.report.series import PHASES, found_there, is_weighted, meaning_of_star
 from headstart.training.scores import Scores
 from headstart.training.scores.fold_scores import FoldScores
 from headstart.training.validation import Miss
@@ -71,9 +71,11 @@ def comparison_legend(comparison: Mapping[str, Any], tables: Sequence[Table]) ->
     if how == RESAMPLING and any(groups_of(entry) for entry in comparison["rows"]):
         how += OF_GROUPS
     of_score = {"±": f"half of the 95 % interval, by {how}", "=": "they do not tell it from the best"}
+    weighted = any(map(is_weighted, comparison["rows"]))
     star = f"; * {meaning_of_star(comparison['rows'])}" if "*" in cells else ""
     meanings = {**MEANINGS, "extract": MEANINGS["extract"] + star}
     said = ["; ".join(f"{mark}: {meaning}" for mark, meaning in of_score.items() if mark in cells)]
+    said += ["scores of validation count samples by their weights"] if weighted else []
     said += [f"{column}: {meaning}" for column, meaning in meanings.items() if column in shown]
     return " ".join(f"{sentence}." for sentence in said if sentence)
 
@@ -140,6 +142,7 @@ def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) ->
     return Table(columns, texts, right=tuple(range(len(columns))), legend=legend)
 
 
+WEIGHTED = "Scores count samples by their weights; numbers of samples do not."
 INTERVAL_LEGEND = "95 %: what other samples of this kind would give, by resampling."
 GROUPS_LEGEND = "95 %: what other groups of samples would give, by resampling the {}."
 SCORES_LEGENDS = {
@@ -156,8 +159,9 @@ R2: 1 where all is predicted, 0 where no more than the mean is.""",
 }
 
 
-def scores_table(scores: Scores) -> Table:
-    """A row a score, with the interval of the first; of those that are not there the reason."""
+def scores_table(scores: Scores, weighted: bool = False) -> Table:
+    """A row a score, with the interval of the first; of those that are not there the reason. `weighted`: whether
+    samples count by weights of theirs."""
     rows = []
     for name, value in scores.values.items():
         ends = scores.intervals.get(name)
@@ -167,6 +171,9 @@ def scores_table(scores: Scores) -> Table:
     legend = SCORES_LEGENDS[scores.task]
     if groups := scores.settings.get("groups"):
         legend = legend.replace(INTERVAL_LEGEND, GROUPS_LEGEND.format(counted(groups, "group")))
+    if (threshold := scores.settings.get("threshold")) is not None:
+        legend += f"\npredicted: labels whose probability is larger than {threshold:g}."
+    legend += f"\n{WEIGHTED}" if weighted else ""
     return Table(("score", "value", "95 %"), rows, right=(1,), legend=legend)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from commands import headstart
 from PIL import Image
+from report_pages import Parsed
 
 import headstart as hs
 from headstart.common.errors import DataError, SettingError
@@ -118,6 +119,8 @@ def test_the_command(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPat
     assert done.code == 0 and "8 test samples: accuracy" in done.out and "% (95 %: " in done.out, done.err
     about = json.loads(figures.read_text())
     assert about["test"]["samples"] == 8 and (about["data"]["train"], about["data"]["val"]) == (12, 8)
+    page = " | ".join(filter(str.strip, Parsed(figures.with_suffix(".html").read_text("utf-8")).texts))
+    assert "score | validation | 95 % | test | 95 % | accuracy |" in page
     parts = ("--data", root / "train", "--val", root / "val", "--test", root / "test")
     done = headstart("fit", *parts, *QUICK, "--only", "a,b", "--json", figures)
     assert done.code == 0 and "test: 4 images in 2 classes: a 4, b 0" in done.err, done.err

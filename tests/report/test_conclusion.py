@@ -203,6 +203,12 @@ def test_runs_that_diverged() -> None:
         ),
         ({"best_epoch": 3}, {}, "The last epoch of torch cached was its best: more of them may do better."),
         ({"best_epoch": 2}, {}, None),
+        ({"settings": {"threshold": 0.5}}, {}, None),
+        (
+            {"settings": {"threshold": "best"}, "score": "micro_f1", "val_score": 0.8},
+            {},
+            "The same samples chose the threshold of torch cached, so its micro F1 is a little too good.",
+        ),
         ({"reused": 80, "extracted": 0}, {}, None),  # alone it is beside nothing
     ],
 )

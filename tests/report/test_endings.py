@@ -44,6 +44,9 @@ def test_what_an_entry_tells() -> None:
     assert endings(entry(kept=3, monitor=None, stages={"all": {"max_epochs": 3}})) == [Ending(3, 3, 3)]
     staged = {**entry(1, 1, stages=stages), "head_history": entry()["history"], "head_best_epoch": 3}
     assert endings(staged) == [Ending(3, 3, 9, stage="head"), Ending(1, 1, stage="all")]
+    labels = entry(monitor="val_accuracy")
+    labels["history"][1]["val_score"] = None  # no sample has a label, so there is no F1
+    assert endings(labels) == [Ending(3, 2, None, "val_accuracy")]
     diverged = entry(kept=3, monitor="val_loss")
     diverged["history"][2]["val_loss"] = math.nan
     assert endings(diverged) == [Ending(3, 3)], "what is not finite decides nothing"

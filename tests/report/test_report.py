@@ -114,6 +114,19 @@ def test_the_worst_errors_say_how_they_are_sorted() -> None:
         assert (said in Parsed(html).texts) == bool(worst)
 
 
+def test_the_report_says_that_samples_are_weighted_and_groups_drawn_whole() -> None:
+    """5 of 20 are wrong, and of their weight 40 %: without words one of both looks wrong."""
+    plain, given = row("torch", "cached"), row("torch", "cached", 0.6)
+    given["validation"]["weights"] = "AA"
+    given["scores"] = {**given["scores"], "settings": {"groups": 30}, "values": {"accuracy": 0.6}}
+    for entry, there in ((given, True), (plain, False)):
+        text = " ".join(Parsed(report.page(content([entry]))).texts)
+        assert ("of 20 wrong, 40.0% by weight" in text) == there
+        assert ("They count samples by their weights; numbers of samples do not." in text) == there
+        assert ("Scores of validation count samples by their weights." in text) == there
+        assert ("by resampling the validation data, groups whole." in text) == there
+
+
 def drawn(html: str) -> Any:
     return json.loads(next(text for text in Parsed(html).scripts if '"figures"' in text))
 

@@ -74,6 +74,18 @@ def test_folds_are_held_out_together(weighted: bool) -> None:
     assert path.best == path.losses.argmin()
 
 
+def test_two_classes_have_half_of_the_penalty_that_scikit_learn_has() -> None:
+    """It has one vector of weights there, softmax has two, which are half of it and half of its opposite."""
+    rows, labels, weights = problem(classes=2)
+    path = logistic(rows, np.eye(2)[labels], PATH, weights=weights, bar=BAR)
+    x = standardised(rows, weights)
+    for i, penalty in enumerate(PATH):
+        model = LogisticRegression(C=2 / (penalty * weights.sum()), tol=1e-8, max_iter=10000)
+        expected = model.fit(x, labels, weights).decision_function(x)
+        outputs = rows @ path.weight[i].T + path.bias[i]
+        np.testing.assert_allclose(outputs[:, 1] - outputs[:, 0], expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("pos_weight", [None, [1.0, 3.0, 0.5]])
 def test_labels_are_each_a_regression(pos_weight: list[float] | None) -> None:
     rows, labels, weights = problem()

@@ -214,6 +214,36 @@ def test_accuracies_have_an_interval_and_say_what_is_noise() -> None:
     assert column(table, "val acc") == ["50.0%±6.0", "=50.0%±6.0", "50.0%±6.0", "50.0%"]
 
 
+def test_the_share_of_right_samples_is_no_f1() -> None:
+    """Where no sample has a label there is no F1, and all of them may be right."""
+    rows = [row("cached", score="micro_f1", val_score=None, val_accuracy=1.0), row("full", score="accuracy")]
+    labels, classes = (Comparison(rows=[of], versions={"torch": {}}).as_tables()[0] for of in rows)
+    assert column(labels, "val F1") == ["-"] and column(classes, "val acc") == ["50.0%"]
+    figures = {"val_loss": 0.3, "loss": 0.2, "accuracy": 0.5, "diverged": False}
+    swept = sweep_table([{"lr": 0.1, **figures, "val_accuracy": 1.0, "val_score": None, "score": "micro_f1"}])
+    assert column(swept, "val F1") == ["-"] and column(swept, "train subset acc") == ["50.0%"]
+
+
+def test_it_is_said_that_samples_are_weighted() -> None:
+    """A class of one sample, which weighs nothing, has no recall; another has one of 11.1 % with two samples."""
+    logits, labels, weights = np.eye(2, dtype=np.float32)[[0, 1, 0]], np.array([0, 0, 1]), np.array([1.0, 8, 0])
+    said = "Scores count samples by their weights; numbers of samples do not."
+    scores = scores_of("single", logits, labels, "ab", weights)
+    assert classes_table(scores).rows[0][:4] == ("a", "2", "100.0%", "11.1%")
+    assert scores.per_class[1]["undefined"]["recall"] == "no sample that has it counts"
+    assert said in scores_table(scores, weighted=True).legend and said not in scores_table(scores).legend
+    loose, heavy = row("cached"), row("full", validation={"samples": 3, "weights": "AA"})
+    (table,) = Comparison(rows=[loose, heavy], versions={"torch": {}}).as_tables()
+    said = "scores of validation count samples by their weights."
+    assert said in comparison_legend({"rows": [loose, heavy]}, [table])
+    assert said not in comparison_legend({"rows": [loose]}, [table])
+
+
+def test_the_threshold_of_labels_is_said() -> None:
+    scores = scores_of("multi", np.ones((3, 2), np.float32), np.eye(3, 2), "ab", threshold=0.408)
+    assert "predicted: labels whose probability is larger than 0.408." in scores_table(scores).legend
+
+
 def test_scores_as_tables() -> None:
     logits = np.array([[2, 0, 0], [0, 1, 0], [1, 0, 0], [0, 3, 0]], np.float32)
     scores = scores_of("single", logits, np.array([0, 1, 1, 1]), ["a", "b", "absent"])

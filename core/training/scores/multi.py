@@ -84,7 +84,7 @@ def multi_scores(
         if name == "log_loss":
             return f"infinite: {np.isinf(losses).sum()} of {n} samples have a label ruled out"
         if not had:
-            return "no sample has any label"
+            return "no sample that has a label counts" if samples.any() else "no sample has any label"
         return "no label was predicted" if "precision" in name else "no label has samples with and without it"
 
     ends = interval(np.stack([2 * w * hits, w * (guesses + truths)], 1), ratio, seed, groups) if had else None

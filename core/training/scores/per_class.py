@@ -5,6 +5,7 @@ Single and multi alike.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from headstart.common.errors import DataError
 from headstart.training.scores.ranking import ranking
 
 NO_SAMPLES = "no sample has it"
+UNCOUNTED = "no sample that has it counts"
 NEVER_PREDICTED = "no sample was taken for it"
 ONLY_ITS_OWN = "every sample has it"
 
@@ -62,12 +64,12 @@ def rows_of_classes(
         if had > 0 and taken > 0:
             row["precision"] = hit / taken
         else:
-            undefined["precision"] = NO_SAMPLES if had <= 0 else NEVER_PREDICTED
+            undefined["precision"] = _lacking(row) if had <= 0 else NEVER_PREDICTED
         if had > 0:
             row["recall"] = hit / had
             row["f1"] = 2 * hit / (had + taken)
         else:
-            undefined["recall"] = undefined["f1"] = NO_SAMPLES
+            undefined["recall"] = undefined["f1"] = _lacking(row)
         if undefined:
             row["undefined"] = undefined
         rows.append(row)
@@ -80,11 +82,16 @@ def add_ranking(row: dict[str, Any], scores: np.ndarray, positive: np.ndarray, w
     if auc is not None:
         row["auc"] = auc
     else:
-        leave_out(row, "auc", NO_SAMPLES if precision is None else ONLY_ITS_OWN)
+        leave_out(row, "auc", _lacking(row) if precision is None else ONLY_ITS_OWN)
     if precision is not None:
         row["average_precision"] = precision
     else:
-        leave_out(row, "average_precision", NO_SAMPLES)
+        leave_out(row, "average_precision", _lacking(row))
+
+
+def _lacking(row: Mapping[str, Any]) -> str:
+    """Why a class has no positives: it has no samples, or these weigh nothing."""
+    return UNCOUNTED if row["samples"] else NO_SAMPLES
 
 
 def leave_out(row: dict[str, Any], name: str, reason: str) -> None:

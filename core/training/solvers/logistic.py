@@ -2,7 +2,8 @@
 
 Minimised is `sum(w * loss) / sum(w) + penalty / 2 * |W|^2` over standardised features, the intercept free:
 softmax's cross-entropy of classes, or for labels that are there or not each label's own, added up. It is
-scikit-learn's `LogisticRegression(C=1 / (penalty * sum(w)))`, for labels one a label.
+scikit-learn's `LogisticRegression(C=1 / (penalty * sum(w)))`, for labels one a label; for two classes, of which
+it has one vector of weights and softmax two, its `C=2 / (penalty * sum(w))`.
 
 All penalties, and all folds, are columns of one matrix product with the rows, so that a pass over them costs what
 reading them costs; each goes its own way in `descent` and leaves the product as it arrives. The features'
