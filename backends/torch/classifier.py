@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from headstart.backends.torch.trace import ENDINGS, RESHAPING, Traced, attribute, function_name
+from headstart.backends.torch.operations import ENDINGS, RESHAPING, function_name
+from headstart.backends.torch.trace import Traced, attribute
 from headstart.models import endings
 from headstart.models.endings import (
     Layer,
@@ -34,7 +35,7 @@ PASSING = (
     "flatten", "squeeze", "view", "reshape", "softmax", "log_softmax", "sigmoid", "logsigmoid", "dropout", "relu",
     "mean", "add", "truediv", "div", "mul", "contiguous", "float", "adaptive_avg_pool2d", "avg_pool2d", "size",
     "getitem", "getattr", "clone", "alias", "stack", "clamp", "clip", "hardsigmoid", "log", "sub", "neg",
-    "masked_fill", "cat", "concat", "concatenate", "hstack",
+    "masked_fill", "cat", "concat", "concatenate", "hstack", "dequantize",
     "select", "index_select", "narrow",
 )  # fmt: skip
 RESIZING = ("interpolate", "upsample", "upsample_bilinear", "upsample_nearest")

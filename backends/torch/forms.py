@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from headstart.common.errors import SettingError
 
@@ -76,6 +77,12 @@ def _check(native: Any) -> None:
             raise SettingError(
                 f"parameter {name!r} of {kind} is lazy and has no shape yet; run the module once on a batch, then "
                 "wrap it"
+            )
+        if is_traceable_wrapper_subclass(tensor):
+            raise SettingError(
+                f"parameter {name!r} of {kind} is a {type(tensor).__name__}, which holds its numbers in other "
+                "tensors, as torchao's quantized weights and distributed ones do; wrap the module as it was, "
+                "with plain tensors"
             )
         if tensor.is_meta:
             raise SettingError(

@@ -27,6 +27,7 @@ LIBRARIES = ("torch", "_operator")
 INTERNAL = frozenset(vars(nn.Module())) | {"forward"}
 CHANGING = {"training", "_forward_hooks", "_forward_pre_hooks"}
 """of these, what its owner may change, and what decides what it computes"""
+KINDS = torch.dtype | torch.device | torch.Size | torch.layout | torch.memory_format | torch.qscheme
 OUR_HOOKS = (Apart, Reading, Stopping, *OWN)
 # which of the hooks are called otherwise than they usually are
 MANNERS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
@@ -59,7 +60,7 @@ def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, 
             return [*about, [[name, array_digest(exact_numpy(t))] for name, t in tensors(value).items()]]
         if isinstance(value, torch.Tensor):
             return ["parameter", paths[id(value)]] if id(value) in paths else array_digest(exact_numpy(value))
-        if isinstance(value, torch.dtype | torch.device | torch.Size | torch.layout | torch.memory_format):
+        if isinstance(value, KINDS):
             return [type(value).__name__, str(value)]
         return None
 
@@ -99,6 +100,8 @@ def _module(teller: Teller, module: nn.Module, known: dict[int, int]) -> Any:
         [teller.value(hook) for hook in hooks],
         sorted(name for name, tensor in module._parameters.items() if tensor is not None),
     ]
+    if isinstance(module, fx.GraphModule):
+        about.append(["graph", describe(teller, module, module.graph)])
     held = [(name, t) for name, t in (*module._parameters.items(), *module._buffers.items()) if t is not None]
     # One that stands elsewhere, too: as all of its names but one are left out of the key's weights.
     if again := [[name, known[id(tensor)]] for name, tensor in held if id(tensor) in known]:

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from headstart.backends.doors.torch import AUTOCAST
 from headstart.backends.torch.chance import drawn, undrawn
+from headstart.backends.torch.operations import ENDINGS, IN_PLACE, RESHAPING, function_name, spelled
 from headstart.common.errors import CutError
 from headstart.graph.cuts import Paths, distinct_names, ends_beside
 from headstart.models.several import Entry, by_name
@@ -77,19 +78,6 @@ class Activation:
     node: fx.Node
 
 
-SOFTMAX, LOG_SOFTMAX, SIGMOID = "softmax", "log_softmax", "sigmoid"
-# torch's modules, functions and methods -> the ending
-ENDINGS: Mapping[str, str] = {
-    **dict.fromkeys(("Softmax", "Softmax2d", "softmax", "_softmax", "special_softmax"), SOFTMAX),
-    **dict.fromkeys(("LogSoftmax", "log_softmax", "special_log_softmax"), LOG_SOFTMAX),
-    **dict.fromkeys(("Sigmoid", "sigmoid", "sigmoid_", "special_expit", "expit"), SIGMOID),
-}
-RESHAPING = frozenset((
-    "Flatten", "Unflatten", "Identity", "Dropout", "flatten", "squeeze", "squeeze_", "reshape",
-    "view", "view_as", "reshape_as", "contiguous", "float", "to", "getitem", "dropout", "double",
-    "type", "type_as", "clone", "detach",
-))  # fmt: skip
-
 TRACED = "headstart_traced"
 
 
@@ -106,11 +94,6 @@ def _calling(kind: type, call: Call) -> type:
     passed = [f"{name}={name}" for name in parameters] if call.by_name else parameters
     exec(f"def {TRACED}(self, {', '.join(parameters)}):\n    return self({', '.join(passed)})", scope)
     return type(kind)(kind.__name__, (kind,), {TRACED: scope[TRACED], "__module__": kind.__module__})
-
-
-IN_PLACE = (
-    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.setitem,
-)  # fmt: skip
 
 
 class Untraceable(Exception):  # noqa: N818 - it is always caught
@@ -196,11 +179,6 @@ def _line() -> tuple[str, int]:
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("torch.", "headstart.")):
         frame = frame.f_back
     return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
-
-
-def function_name(node: fx.Node) -> str:
-    """Of the method or function that a node calls; "" for what has no name."""
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 class Traced:
@@ -290,7 +268,7 @@ class Traced:
     def _called(self, node: fx.Node) -> str:
         """A name for an operation: of the submodule that it was done in, and its own."""
         path = self.tracer.made_in[node]
-        what = (function_name(node) or "call").strip("_")
+        what = (spelled(node) or "call").strip("_")
         return f"{path}.{what}" if path else what
 
     @property

@@ -169,7 +169,8 @@ def check_real(wrapping: Wrapping, pair: Any, run_trunk: Run, run_head: Run | No
 
 CAUSES = (
     "Likely causes: a forward, hook or submodule that was replaced from outside and refers to the module it came "
-    "from; a branch on the module's mode, device or on the values of a batch; state that a copy does not have. "
+    "from; a branch on the module's mode (eval() before hs.wrap, where its class has a `train` of its own), its "
+    "device or on the values of a batch; state that a copy does not have. "
     "Say what it computes in the class's own forward"
 )
 
