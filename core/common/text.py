@@ -146,12 +146,12 @@ def placement_line(features: Mapping[str, Any]) -> str:
 
 def epoch_line(what: str, record: Any) -> str:
     value = record if isinstance(record, Mapping) else record.as_dict()
-    line = f"{what}epoch {value['epoch']}: loss {value['loss']:.4f}"
+    line = f"{what}epoch {value['epoch']}: loss {plain_text(value['loss'])}"
     if value["accuracy"] is not None:
         # beside micro F1 it is to be said that a sample is right only where all of its labels are
         line += f", {'subset ' if value['score'] == 'micro_f1' else ''}accuracy {share_text(value['accuracy'])}"
     if value["val_loss"] is not None:
-        line += f", val_loss {value['val_loss']:.4f}"
+        line += f", val_loss {plain_text(value['val_loss'])}"
     if value["val_score"] is not None:
         line += f", val_{value['score']} {headline_text(value['score'], value['val_score'])}"
     return f"{line}, {value['seconds']['total']:.2f} s"
@@ -169,6 +169,25 @@ def share_text(share: float, unit: str = "%") -> str:
     while digits < MOST_DIGITS and 0 < share < 1 and float(f"{100 * share:.{digits}f}") in (0, 100):
         digits += 1
     return f"{100 * share:.{digits}f}{unit}"
+
+
+def points_text(share: float, sign: str = "") -> str:
+    """A difference of two shares in points of a percentage, to a tenth. One that a tenth does not tell from none
+    has a digit that does, so that "0.0" is exact: 0.02, 1e-05. `sign`: "+" where it is to have one."""
+    return f"{100 * share:{sign}.{'1f' if abs(share) >= 0.0005 or not share else '1g'}}"
+
+
+def plain_text(value: float) -> str:
+    """A loss, or an R2, to four digits behind the point. One that these do not tell from 0 or 1 has more, so that
+    "0.0000" and "1.0000" are exact: 3.2e-05, 0.99998."""
+    text = f"{value:.4f}"
+    if value == 0 or abs(value) >= 0.00005:
+        digits = 4
+        while digits < 2 * MOST_DIGITS and value < 1 and float(text) == 1:
+            digits += 1
+            text = f"{value:.{digits}f}"
+        return text
+    return text if value != value else f"{value:.2g}"
 
 
 def headline_text(name: str, value: float) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headstart.common.text import counted, listed, time_text
+from headstart.common.text import counted, listed, points_text, time_text
 from headstart.report import figures
 from headstart.report.endings import endings
 from headstart.report.headlines import ACCURACY, HEADLINES, Headline, headline_of, headlines_of, ranked
@@ -207,7 +207,7 @@ def _amount(headline: Headline, value: float) -> str:
 def _digits(headline: Headline, value: float) -> str:
     if not headline.is_share:
         return figures.of_any_size(value)
-    return f"{100 * value:.1f}" if value >= 0.0005 or not value else f"{100 * value:.1g}"
+    return points_text(value)
 
 
 # ---- what it took

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from headstart.common.redact import names_in, redacted
-from headstart.common.text import amount_text, printable, share_text
+from headstart.common.text import amount_text, plain_text, printable, share_text
 from headstart.report.series import finite
 
 NONE = "–"
@@ -69,7 +69,7 @@ def of_any_size(value: Any) -> str:
 
 def loss(value: Any) -> str:
     x = finite(value) or 0.0
-    return _or(value, f"{x:,.4f}" if abs(x) < 1000 else f"{x:.3g}")
+    return _or(value, plain_text(x) if abs(x) < 1000 else f"{x:.3g}")
 
 
 def count(value: Any) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headstart.common.text import points_text
 from headstart.report import figures
 from headstart.report.scores import SMALLER_IS_BETTER
 from headstart.report.series import Entry, diverged, finite, headline_name, headline_value
@@ -49,7 +50,7 @@ class Headline:
     def difference(self, value: float) -> str:
         """With its sign; of shares in points of a percentage."""
         of_units = f"{value:+,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:+.3g}"
-        text = f"{100 * value:+.1f}" if self.is_share else of_units
+        text = points_text(value, "+") if self.is_share else of_units
         return text.replace("-", "\N{MINUS SIGN}")
 
     def rank(self, entry: Entry) -> tuple[bool, float]:

@@ -105,8 +105,10 @@
     if (value !== null && !share) return `, ${words} ${Number(value.toPrecision(4))}`;
     return `, ${words} ${value === null ? "\u2013" : percent(value)}`;
   };
+  const plain = (loss) => // as plain_text of common/text.py
+    (loss !== null && loss !== 0 && Math.abs(loss) < 0.00005 ? loss.toPrecision(2) : number(loss, 4));
   const said = (run, loss, score) =>
-    `loss ${number(loss, 4)}${score === null && run.score !== "accuracy" ? "" : scored(run, score)}`;
+    `loss ${plain(loss)}${score === null && run.score !== "accuracy" ? "" : scored(run, score)}`;
   const when = (point, end) => { // `end`: as the axis of time counts
     const seconds = end >= 100 ? end.toFixed(0) : Number(end.toPrecision(3));
     const stage = point[STAGE] === "head" ? " (head alone)" : "";

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headstart.common.text import amount_text, share_text
+from headstart.common.text import amount_text, plain_text, share_text
 from headstart.report.series import Entry, finite, finite_ends
 
 SCORE_NAMES = {
@@ -54,7 +54,7 @@ def score_name(name: str) -> str:
 def score_text(name: str, value: float) -> str:
     if name in OF_ANY_SIZE:
         return amount_text(value)
-    return f"{value:.4f}" if name in PLAIN else share_text(value)
+    return plain_text(value) if name in PLAIN else share_text(value)
 
 
 def noun(task: str | None) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from headstart.common.text import (
     folds_line,
     headline_text,
     nbytes_text,
+    points_text,
     seconds_text,
     time_text,
     told_apart,
@@ -115,7 +116,7 @@ def _half_text(entry: Mapping[str, Any]) -> str:
     half = (ends[1] - ends[0]) / 2
     if name in OF_ANY_SIZE:
         return f"±{half:,.0f}" if half >= 99.5 else f"±{half:.2g}"
-    return f"±{100 * half:.1f}"
+    return f"±{points_text(half)}"
 
 
 def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) -> Table:

@@ -22,8 +22,9 @@ from report_pages import (
 
 import headstart as hs
 from headstart import report
+from headstart.common.text import epoch_line, plain_text, points_text
 from headstart.report import figures, pictures, series
-from headstart.report.headlines import HEADLINES
+from headstart.report.headlines import ACCURACY, HEADLINES
 from headstart.report.looks import looks
 from headstart.report.scores import score_text
 
@@ -169,6 +170,26 @@ def test_other_numbers() -> None:
     assert [figures.times(x) for x in (1710.3, 0.42, None)] == ["1,710×", "0.4×", "–"]
     assert [figures.epochs(x) for x in (1, 2)] == [f"1{space}epoch", f"2{space}epochs"]
     assert [figures.loss(x) for x in (0.12345, 1e9, math.inf)] == ["0.1235", "1e+09", "not finite"]
+
+
+def test_zero_and_one_are_exact() -> None:
+    """As 100.0 % is: what four digits round to them has more."""
+    shown = [(0.0, "0.0000"), (3.21e-5, "3.2e-05"), (6e-5, "0.0001"), (0.69312, "0.6931"), (1.00003, "1.0000")]
+    shown += [
+        (1.0, "1.0000"),
+        (0.99998, "0.99998"),
+        (1 - 1e-12, "1.00000000"),
+        (-3e-6, "-3e-06"),
+        (-1.5, "-1.5000"),
+    ]
+    assert [score_text("r2", x) for x, _ in shown] == [text for _, text in shown]
+    assert [figures.loss(x) for x, _ in shown] == [text for _, text in shown]
+    assert plain_text(float("nan")) == "nan"
+    line = epoch_line("", {**record(1, 1.0, 3.21e-5), "score": "accuracy", "val_score": None, "val_loss": 0.0})
+    assert line.startswith("epoch 1: loss 3.2e-05, accuracy 80.0%, val_loss 0.0000")
+    points = [(0.0, "0.0"), (0.0004, "0.04"), (0.0006, "0.1"), (0.125, "12.5"), (-0.00002, "-0.002")]
+    assert [points_text(x) for x, _ in points] == [text for _, text in points]
+    assert ACCURACY.difference(-0.0002) == "\N{MINUS SIGN}0.02" and ACCURACY.difference(0.02) == "+2.0"
 
 
 def test_texts_keep_lines_and_lose_what_is_not_printable() -> None:
