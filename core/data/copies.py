@@ -99,13 +99,7 @@ def warn_of_test_copies(test: Samples, *seen: Samples | None) -> None:
 def _warn_of_groups(data: Samples, noun: str, others: str, *seen: Samples | None) -> None:
     """A DataWarning for samples, other than copies, of groups that the data `seen` have samples of, too: the parts
     in which data came may cut them, as no split of ours does. `noun`, `others`: what to call these samples."""
-    with_groups = [other for other in seen if other is not None and other.groups is not None]
-    if data.groups is None or not with_groups:
-        return
-    groups = {name for other in with_groups for name in other.groups or ()}
-    ids = {id for other in with_groups for id in other.ids}
-    cut = [name for name, id in zip(data.groups, data.ids, strict=True) if name in groups and id not in ids]
-    if cut:
+    if cut := groups_cut(data, *seen):
         are = "is of a group" if len(cut) == 1 else "are of groups"
         names = first_few([*map(shown, dict.fromkeys(cut))], SHOWN)
         _warn(
@@ -113,6 +107,16 @@ def _warn_of_groups(data: Samples, noun: str, others: str, *seen: Samples | None
             "on them are too good. Have each group in one part; data.split cuts none",
             stacklevel=5,
         )
+
+
+def groups_cut(data: Samples, *seen: Samples | None) -> list[str]:
+    """The group of each sample, other than copies, of which the data `seen` have samples, too."""
+    with_groups = [other for other in seen if other is not None and other.groups is not None]
+    if data.groups is None or not with_groups:
+        return []
+    groups = {name for other in with_groups for name in other.groups or ()}
+    ids = {id for other in with_groups for id in other.ids}
+    return [name for name, id in zip(data.groups, data.ids, strict=True) if name in groups and id not in ids]
 
 
 def _copies(count: int, of: int, noun: str, more: str = "") -> str:

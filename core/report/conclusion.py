@@ -267,13 +267,17 @@ def _test_of(entry: Entry) -> Mapping[str, Any]:
 
 
 def _of_data(known: Mapping[str, Any], taken: Entry) -> list[str]:
-    """Files that are missing; validation samples, and test samples, that were trained on as well."""
+    """Files that are missing; validation samples, and test samples, that were trained on as well, or groups of
+    such."""
     data = taken.get("data") or known.get("data") or {}
     said = []
     if skipped := len(data.get("skipped") or ()):
         said.append(f"{counted(skipped, 'file')} of the data {'was' if skipped == 1 else 'were'} left out.")
     if (copies := finite(data.get("val_in_train"))) and not taken.get("folds"):
         said.append(_trained_on(copies, finite(data.get("val")), "validation"))
+    if (cut := finite(data.get("val_of_train_groups"))) and not taken.get("folds"):
+        groups = "sample is of a group that was" if cut == 1 else "samples are of groups that were"
+        said.append(f"The scores are too good: {cut:,.0f} validation {groups} trained on as well.")
     test = _test_of(taken)
     if copies := finite((test.get("trained_on") or {}).get("samples")):
         said.append(_trained_on(copies, finite(test.get("samples")), "test"))

@@ -34,7 +34,7 @@ from headstart.training.scores.fold_scores import figures_of
 from headstart.training.shapes import COMPARISON, LARGEST
 from headstart.training.tables import comparison_table
 
-OF_DATA = ("name", "train", "val", "val_in_train", "skipped")
+OF_DATA = ("name", "train", "val", "val_in_train", "val_of_train_groups", "skipped")
 """what an entry says of its data, where they are not those of the first"""
 Event = dict[str, Any]
 Listener = Callable[[Event], None]

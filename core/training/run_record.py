@@ -15,6 +15,7 @@ import numpy as np
 
 from headstart.common.text import folds_line
 from headstart.data import Dataset
+from headstart.data.copies import groups_cut
 from headstart.data.id_set import IdSet
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.inference import unsound_node
@@ -112,13 +113,16 @@ class RunRecord:
 
 
 def data_facts(train: Dataset | FeatureSet, val: Dataset | FeatureSet | None) -> dict[str, Any]:
-    """JSON-able: what was trained on; `val_in_train` where samples of `val` are exact copies of some of it."""
+    """JSON-able: what was trained on; `val_in_train` where samples of `val` are exact copies of some of it, and
+    `val_of_train_groups` where others are of its groups."""
+    of_groups = 0 if val is None else len(groups_cut(val, train))
     copies = 0 if val is None else sum(map(set(train.ids).__contains__, val.ids))
     return {
         "name": train.name,
         "train": len(train),
         "val": 0 if val is None else len(val),
         **({"val_in_train": copies} if copies else {}),
+        **({"val_of_train_groups": of_groups} if of_groups else {}),
         "task": train.task,
         "classes": list(train.classes),
         "named_classes": train.named_classes,

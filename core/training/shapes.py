@@ -10,7 +10,7 @@ from headstart.common.reading import ANY, DictOf, ListOf, Number, Optional
 LARGEST = 256 << 20  # bytes of such a file: twelve million steps
 DATA = {
     **{name: Optional(str) for name in ("name", "task")},
-    **{name: Optional(int) for name in ("train", "val", "val_in_train")},
+    **{name: Optional(int) for name in ("train", "val", "val_in_train", "val_of_train_groups")},
     "classes": Optional(ListOf(str)),
     "skipped": Optional(ListOf(ListOf(str, 2))),
 }

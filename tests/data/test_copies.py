@@ -16,6 +16,7 @@ from headstart.common.errors import DataWarning
 from headstart.data import Dataset
 from headstart.data.copies import warn_of_copies, warn_of_parts, warn_of_seen, warn_of_test_copies
 from headstart.features.feature_set import ExtractionStats, FeatureSet
+from headstart.training.run_record import data_facts
 
 pytestmark = pytest.mark.neutral
 
@@ -109,6 +110,8 @@ def test_of_one_group_on_both_sides(tmp_path: Path) -> None:
             "1 of 4 validation samples is of a group that training samples are of as well ('b')",
             "2 of 4 test samples are of groups that training or validation samples are of as well ('a', 'd')",
         ]
+    assert data_facts(data.train, data.val)["val_of_train_groups"] == 1, "which its report says"
+    assert "val_of_train_groups" not in data_facts(*data.train.split(0.5))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_copies(*data.train.split(0.5))
