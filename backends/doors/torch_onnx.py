@@ -83,10 +83,17 @@ def write(
 
 
 def _rename(graph: Any, names: Sequence[str]) -> None:
+    """Inputs are called so, weights by their place, and nothing else as one of the inputs."""
     for value, name in zip(graph.inputs, names, strict=True):
         value.name = name
     for place, value in enumerate(list(graph.initializers.values())):
         value.name = f"weight.{place}"
+    ends = [*graph.inputs, *graph.outputs]
+    taken, others = {value.name for value in ends}, set(map(id, ends))
+    for value in [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]:
+        while id(value) not in others and value.name in taken:
+            value.name += "_"
+        taken.add(value.name)
 
 
 def _check_samples(program: torch.export.ExportedProgram, inputs: Sequence[Input]) -> None:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import keras
 import numpy as np
 import torch
+from keras.src import backend
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from torch import nn
 
 from headstart.backends.doors import torch_onnx
+from headstart.backends.keras.door import door
 from headstart.common.errors import ExportError
 from headstart.common.text import raised_text
 from headstart.contract.programs import PIXEL_VALUES, Input
@@ -26,16 +31,20 @@ from headstart.contract.programs import PIXEL_VALUES, Input
 ANY_SAMPLES = "layers that compute any number of samples (ops.shape(x)[0]) without branches on values; or .keras"
 OF_ONNX = "layers of operations that ONNX has; or .keras"
 """what errors say of what can be written"""
+LOCK, RNN, CUDNN_OK = Lock(), backend.rnn, backend.cudnn_ok
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 class Exportable(nn.Module):
-    """A model that gives a dict, as a module whose arguments are called by their place: Keras's names need be
-    none of Python's."""
+    """A model that gives a dict, as a module whose arguments are called by their place: Keras's names need be none
+    of Python's. The model is given up."""
 
     def __init__(self, model: keras.Model, inputs: Sequence[Input]) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
+        for layer in model._flatten_layers():
+            if isinstance(layer, DropoutRNNCell):  # it draws its masks whether it heeds them or not
+                layer.dropout = layer.recurrent_dropout = 0.0
         self.inputs = [Input(f"x{place}", shape, dtype) for place, (_, shape, dtype) in enumerate(inputs)]
         self.names = [entry.name for entry in inputs]
         self.forward = torch_onnx.taking(self.computed, [entry.name for entry in self.inputs])
@@ -57,10 +66,32 @@ def write(
 ) -> None:
     """`inputs`: as the file takes them, `PIXEL_VALUES` with the channels first. ExportError where torch's exporter
     cannot write the model."""
-    with keras.device("cpu"):
+    with keras.device("cpu"), _sequences_unrolled():
         module = Exportable(model, inputs)
         program = torch_onnx.exported(lambda: module, module.inputs, ANY_SAMPLES)
         torch_onnx.write(program, module.inputs, outputs, path, texts, OF_ONNX, module.names)
+
+
+@contextmanager
+def _sequences_unrolled() -> Iterator[None]:
+    """Keras's loop over the steps of a sequence takes samples apart one by one, so that their number would be the
+    example's. Unrolled it does not, but fails where it goes backwards over steps that are masked."""
+    with LOCK:
+        backend.rnn, backend.cudnn_ok = _unrolled, lambda *about, **more: False
+        try:
+            yield
+        finally:
+            backend.rnn, backend.cudnn_ok = RNN, CUDNN_OK
+
+
+def _unrolled(
+    step: Any, inputs: Any, initial_states: Any, go_backwards: bool = False, mask: Any = None, **settings: Any
+) -> Any:
+    if go_backwards:
+        steps = 0 if settings.get("time_major") else 1
+        inputs = keras.tree.map_structure(lambda x: torch.flip(x, [steps]), inputs)
+        mask = None if mask is None else torch.flip(mask, [steps])
+    return RNN(step, inputs, initial_states, mask=mask, **{**settings, "unroll": True})
 
 
 def load(path: str) -> tuple[dict[str, str], Run]:
@@ -68,11 +99,12 @@ def load(path: str) -> tuple[dict[str, str], Run]:
     it, and nothing to be run."""
     order = json.loads(Path(path).read_text())
     sys.path += [folder for folder in order["places"] if folder not in sys.path]
-    kinds = {name: _imported(name, *where) for name, where in order["kinds"].items()}
-    with keras.device("cpu"):
-        model = keras.saving.load_model(order["model"], custom_objects=kinds, compile=False)
     inputs = [Input(name, tuple(shape), dtype) for name, shape, dtype in order["inputs"]]
-    write(model, inputs, order["outputs"], Path(order["path"]), order["texts"])
+    with door():
+        kinds = {name: _imported(name, *where) for name, where in order["kinds"].items()}
+        with keras.device("cpu"):
+            model = keras.saving.load_model(order["model"], custom_objects=kinds, compile=False)
+        write(model, inputs, order["outputs"], Path(order["path"]), order["texts"])
     return {}, dict
 
 

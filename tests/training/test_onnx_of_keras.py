@@ -3,6 +3,7 @@ user's engine is another one: onnxruntime gives what the model gives on the engi
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,101 @@ def test_arrays_go_in_by_their_names(tmp_path: Path) -> None:
     opened = hs.OnnxModel(exported.path)
     assert sorted(opened.inputs) == ["ids", "mask"]
     np.testing.assert_allclose(opened.predict(rows), expected, rtol=1e-4, atol=1e-5)
+
+
+def rows_of_all_kinds(count: int = 17) -> dict[str, np.ndarray]:
+    """Called as nothing in Python may be, and as what is computed in between."""
+    rng = np.random.default_rng(5)
+    words = rng.integers(1, 20, (count, 5)).astype(np.int32)
+    words[np.arange(5) >= rng.integers(1, 6, count)[:, None]] = 0
+    return {
+        "the words": words,
+        "weight.0": rng.standard_normal((count, 4)).astype(np.float32),
+        "add": rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
+    }
+
+
+@needs_torch
+def test_sequences_with_masks_pictures_and_numbers_at_once(tmp_path: Path) -> None:
+    """What Keras itself would loop over, sample by sample; and a layer of the user's own."""
+    native = import_module("own_keras_onnx").several()
+    rows = rows_of_all_kinds()
+    before = [np.array(weight.numpy()) for weight in native.weights]
+    model = hs.wrap(native, example=rows)
+    exported = hs.export(model, tmp_path / "m.onnx", rows, device="cpu")
+    expected = own().logits(native, [rows[entry.name] for entry in native.inputs])
+    for count in BATCHES:
+        made = run(exported.path, **{name: array[:count] for name, array in rows.items()})["logits"]
+        np.testing.assert_allclose(made, expected[:count], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(hs.OnnxModel(exported.path).predict(rows), expected, rtol=1e-4, atol=1e-5)
+    for one, other in zip(before, native.weights, strict=True):
+        np.testing.assert_array_equal(one, other.numpy())
+
+
+@needs_torch
+@pytest.mark.slow
+def test_equal_models_give_equal_files_that_say_nothing_of_this_machine(tmp_path: Path) -> None:
+    contents = set()
+    for k in range(2):
+        path = tmp_path / f"{k}" / "m.onnx"
+        path.parent.mkdir()
+        hs.export(wrapped(own()), path, device="cpu", verify=False)
+        contents.add(path.read_bytes())
+    (content,) = contents
+    for part in (str(Path(__file__).parent), str(Path(find_spec("torch").origin).parent), "forward", "conv2d_"):
+        assert part.encode() not in content
+
+
+@needs_torch
+@pytest.mark.slow
+def test_half_the_bytes(tmp_path: Path) -> None:
+    native = own().small()
+    full, half = (
+        hs.export(wrapped(own(), native), tmp_path / f"{half}.onnx", half=half, device="cpu")
+        for half in (False, True)
+    )
+    assert half.nbytes < full.nbytes and hs.OnnxModel(half.path).texts["dtype"] == "float16"
+    expected = own().logits(native, P.normalise(pixels()))
+    np.testing.assert_allclose(hs.OnnxModel(half.path).predict(pixels()), expected, atol=2e-2)
+
+
+@needs_torch
+@pytest.mark.parametrize("verify", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_a_branch_on_the_number_of_samples_is_in_no_file(verify: bool, tmp_path: Path) -> None:
+    """Batches as small as verification's take one way, and it would be the way of all."""
+    x = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    model = hs.wrap(import_module("own_keras_onnx").branching(), example=x[:5])
+    with pytest.raises(ExportError, match="the module branches on the number of samples"):
+        hs.export(model, tmp_path / "m.onnx", x if verify else None, verify=verify, device="cpu")
+    assert not [*tmp_path.iterdir()]
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            "lambdas",
+            r"a lambda of layer 'lambda\w*' cannot go to another process.*KERAS_BACKEND=torch.*savedmodel",
+        ),
+        pytest.param("hidden", r"Hidden cannot be imported from own_keras_onnx", marks=pytest.mark.slow),
+    ],
+)
+def test_what_only_this_process_knows_is_written_in_this_process_alone(
+    make: str, said: str, tmp_path: Path
+) -> None:
+    import keras
+
+    native = getattr(own() if make == "lambdas" else import_module("own_keras_onnx"), make)()
+    model = hs.wrap(native, preprocess=P, name="of this process")
+    if keras.backend.backend() == "torch":
+        exported = hs.export(model, tmp_path / "m.onnx", device="cpu")
+        expected = own().logits(native, P.normalise(pixels()))
+        np.testing.assert_allclose(run(exported.path, images=pixels())["logits"], expected, rtol=1e-4, atol=1e-5)
+        return
+    with pytest.raises(ExportError, match=said) as caught:
+        hs.export(model, tmp_path / "m.onnx", device="cpu")
+    assert "\n" not in str(caught.value) and not [*tmp_path.iterdir()]
 
 
 def test_without_torch_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

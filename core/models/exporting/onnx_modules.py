@@ -119,8 +119,8 @@ def _check_numbers(onnx: Any, graph: Any) -> None:
     if others := sorted({tensor.data_type for tensor in tensors} - {0, *DTYPES}):  # 0: no tensor
         kinds = ", ".join(onnx.TensorProto.DataType.Name(number).lower() for number in others)
         raise ExportError(
-            f"the module computes in {kinds}, which no ONNX file of ours holds; expected a module of float32 "
-            "(module.float() before it is wrapped), or another format"
+            f"the module computes in {kinds}, which no ONNX file of ours holds; expected one of float32 "
+            "before it is wrapped (module.float(), or layers of such a dtype), or another format"
         )
 
 
