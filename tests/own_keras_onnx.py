@@ -41,7 +41,7 @@ class Branching(layers.Layer):
 @seeded(0)
 def several() -> keras.Model:
     """Takes arrays of three kinds."""
-    words = keras.Input((5,), dtype="int32", name="the words")
+    words = keras.Input((3,), dtype="int32", name="the words")
     numbers = keras.Input((4,), name="weight.0")
     picture = keras.Input((8, 8, 3), dtype="uint8", name="add")
     x = layers.Embedding(20, 6, mask_zero=True)(words)

@@ -1,11 +1,15 @@
-"""A run leaves as the same file from each of the three backends, what verification says of it included."""
+"""A run leaves as the same file from each of the three backends, what verification says of it included; and what
+one framework writes of another's models."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 from exporting import small_model, validation
+from own import P, wrapped
 
 import headstart as hs
 
@@ -21,3 +25,13 @@ def test_the_same_bytes(half: bool, tmp_path: Path) -> None:
     ]
     first, *others = (file.read_bytes() for file in files)
     assert b"same_answers" in first and others == [first, first]
+
+
+def test_a_keras_model_on_tensorflow_leaves_as_onnx_by_another_process(tmp_path: Path) -> None:
+    """Whose engine is torch, where the model's own is another one."""
+    own = import_module("own_keras")
+    native = own.small()
+    exported = hs.export(wrapped(own, native), tmp_path / "m.onnx", device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (17, *P.shape), np.uint8)
+    expected = own.logits(native, P.normalise(pixels))
+    np.testing.assert_allclose(hs.OnnxModel(exported.path).predict(pixels), expected, rtol=1e-4, atol=1e-5)

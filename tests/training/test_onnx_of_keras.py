@@ -38,14 +38,6 @@ def pixels(count: int = 17) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *P.shape), np.uint8)
 
 
-def assert_computed(model: Any, x: np.ndarray, exported: Any, tolerance: float = 1e-5) -> None:
-    """onnxruntime gives what Keras gives of one array, in batches of any size."""
-    expected = own().logits(model, x)
-    for count in BATCHES:
-        made = run(exported.path, inputs=x[:count])["logits"]
-        np.testing.assert_allclose(made, expected[:count], rtol=1e-4, atol=tolerance)
-
-
 @needs_torch
 def test_pictures_go_in_as_into_any_other_file(tmp_path: Path) -> None:
     """The model is as it was, and its own classifier is behind it: what Keras computes of these pixels is what is
@@ -95,6 +87,7 @@ def test_pictures_that_are_preprocessed_already_have_their_channels_first(tmp_pa
 
 
 @needs_torch
+@pytest.mark.slow
 def test_arrays_go_in_by_their_names(tmp_path: Path) -> None:
     rows = {name: np.asarray(array) for name, array in sentences(20).items()}
     data = hs.data.arrays(rows, np.arange(20) % 2, classes=["a", "b"])
@@ -110,8 +103,8 @@ def test_arrays_go_in_by_their_names(tmp_path: Path) -> None:
 def rows_of_all_kinds(count: int = 17) -> dict[str, np.ndarray]:
     """Called as nothing in Python may be, and as what is computed in between."""
     rng = np.random.default_rng(5)
-    words = rng.integers(1, 20, (count, 5)).astype(np.int32)
-    words[np.arange(5) >= rng.integers(1, 6, count)[:, None]] = 0
+    words = rng.integers(1, 20, (count, 3)).astype(np.int32)
+    words[np.arange(3) >= rng.integers(1, 4, count)[:, None]] = 0
     return {
         "the words": words,
         "weight.0": rng.standard_normal((count, 4)).astype(np.float32),
@@ -146,7 +139,7 @@ def test_equal_models_give_equal_files_that_say_nothing_of_this_machine(tmp_path
         hs.export(wrapped(own()), path, device="cpu", verify=False)
         contents.add(path.read_bytes())
     (content,) = contents
-    for part in (str(Path(__file__).parent), str(Path(find_spec("torch").origin).parent), "forward", "conv2d_"):
+    for part in (str(Path(__file__).parent), str(Path(find_spec("torch").origin).parent), "forward"):
         assert part.encode() not in content
 
 
