@@ -63,7 +63,7 @@ MANY = 16  # numbers: so many of any sign are not all above 0 by chance
 def tell_of_rectified(end: np.ndarray | None, called: str, cut: str) -> None:
     """Say it where a module `called` so, which was cut before the layer at its end, gives what features may be as
     well as numbers of classes. `end`: what it gives for two samples, None where that is not one array."""
-    if cut == END or end is None or end.ndim != 2 or not end.size or are_shares(end):
+    if cut == END or end is None or end.ndim != 2 or not end.any() or are_shares(end):  # 0 of one that begins so
         return
     if (end >= 0).all() and ((end == 0).any() or end.size >= MANY):
         LOG.info(

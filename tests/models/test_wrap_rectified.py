@@ -111,3 +111,15 @@ def test_it_is_said_what_a_few_numbers_were_taken_for(
     whole = hs.wrap(module, "its end", example=X, head="linear", classes=2, name="it")
     assert relative_error(hs.forward(whole, X, "trunk")["trunk"], run(module, X)) < 1e-5
     assert (model.module_cut == "its end") is (not said and end == "relu")
+
+
+@pytest.mark.of("torch")
+def test_nothing_is_said_of_a_classifier_that_begins_at_zero(made: Any, caplog: pytest.LogCaptureFixture) -> None:
+    import torch
+
+    module, _ = made((6, 3), "")
+    torch.nn.init.zeros_(module.classifier[0].weight)
+    torch.nn.init.zeros_(module.classifier[0].bias)
+    with caplog.at_level(logging.INFO, "headstart"):
+        hs.wrap(module, example=X, head="linear", classes=2, name="it")
+    assert "below 0" not in caplog.text
