@@ -19,12 +19,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headstart.backends.doors.torch import global_hooks
-from headstart.backends.torch import axes
 from headstart.backends.torch.arrays import batch_of, from_native, to_native, to_numpy
 from headstart.backends.torch.chance import undrawn
 from headstart.backends.torch.ending import at_end
 from headstart.backends.torch.shapes import found_by
-from headstart.backends.torch.trace import Call, Place, Traced
+from headstart.backends.torch.trace import Call, Part, Place, Traced
 from headstart.common.errors import SettingError
 from headstart.contract.wrapping import Witnessed, Wrapping, WrapRequest
 from headstart.data.rows import each
@@ -82,19 +81,17 @@ class Original:
         return run
 
 
-def inside_of(source: nn.Module, traced: Traced, node: fx.Node) -> Inside:
-    """What was traced, run node by node. `node`: of the cut."""
+def inside_of(source: nn.Module, call: Call, traced: Traced, node: fx.Node) -> Inside:
+    """What was traced, as code: an interpreter of the graph gives functions lists that they may not change.
+    `node`: of the cut."""
+    names = call.names if call.by_name else ()
+    ends = [end for end in (node, traced.result) if end is not None]
+    parts = [Part(source, {False: traced.slice(None, end)}, names).eval() for end in ends]
 
     def run(batch: Any) -> tuple[Any, torch.Tensor | None]:
-        seen: dict[fx.Node, Any] = {}
-        places = {node} if traced.result is None else {node, traced.result}
-
-        def keep(place: fx.Node, value: Any) -> None:
-            seen[place] = kept(value)
-
         with torch.no_grad():
-            axes.Walk(source, traced.graph, places, keep).given(traced.inputs, batch_of(batch))
-        return seen[node], None if traced.result is None else at_end(seen[traced.result])
+            inside, *end = [part(batch_of(batch)) for part in parts]
+        return inside, at_end(end[0]) if end else None
 
     return run
 

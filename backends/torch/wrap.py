@@ -419,7 +419,7 @@ def _split(request: WrapRequest, source: nn.Module, call: Call, traced: Traced, 
             logits = reading.logits_of_tokens(source, traced, node, request.example)
             wrapping = replace(wrapping, token_logits=None if logits is None else exact_numpy(logits.float()))
         place = traced.place(cut)
-        whole = None if place is not None else inside_of(source, traced, node)
+        whole = None if place is not None else inside_of(source, call, traced, node)
         return Made(wrapping, place, ending, whole)
     head = Part(source, head_graphs).eval()
     _check_apart(trunk, head, cut)

@@ -6,10 +6,11 @@ Invariant: the order is known, or said by the user; a fresh classifier never ave
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headstart.common.errors import SettingError
+from headstart.common.errors import DataWarning, SettingError
 from headstart.graph import Shape
 
 LAYOUTS = {"nchw": "nchw", "nhwc": "nhwc", "nlc": "nlc", "tokens": "nlc", "ncl": "ncl"}
@@ -17,6 +18,8 @@ MASKS = ("attention_mask", "mask")
 """what an array of a dict is called that says which tokens count: true, or 1, for those that do"""
 DOUBTFUL = ("padding_mask", "pad_mask", "key_padding_mask", "src_key_padding_mask", "input_mask")
 """what one is called that says which are padding; in some libraries true, or 1, is a token, in others it is not"""
+LENGTHS = ("length", "lengths", "input_lengths", "x_lengths", "x_lens", "seq_lengths", "src_lengths", "lens")
+"""what an array of one number a sample is called that says how many tokens count"""
 FIRST = {4: "nchw", 3: "ncl"}
 """number of axes -> the layout with the channels before all other axes of a sample"""
 LAST = {4: "nhwc", 3: "nlc"}
@@ -57,6 +60,19 @@ def refuse_padding(shapes: Mapping[str, Shape], shape: Shape) -> None:
         raise SettingError(
             f"the trunk gives tokens of shape {shape}, over which a fresh classifier averages, and {mask!r} says "
             "that some are padding: end the module in the mean of those that count, or pass a module as head"
+        )
+
+
+def warn_of_lengths(shapes: Mapping[str, Shape], shape: Shape) -> None:
+    """Warn of a mean over tokens, features of `shape`, of which an array of one number a sample may say how many
+    count, by the shapes of a sample's arrays."""
+    if length := next((name for name in shapes if name.lower() in LENGTHS and shapes[name] in ((), (1,))), ""):
+        warnings.warn(
+            f"a fresh classifier gets the mean of all {shape[0]} tokens that the trunk gives, and {length!r} is "
+            "not looked at: where it says how many count, end the module in the mean of those, or pass a mask, as "
+            "`attention_mask`",
+            DataWarning,
+            stacklevel=4,
         )
 
 

@@ -40,7 +40,7 @@ from headstart.models.faithful import (
     trunk_nodes,
 )
 from headstart.models.feature_layout import checked as checked_layout
-from headstart.models.feature_layout import refuse_padding
+from headstart.models.feature_layout import refuse_padding, warn_of_lengths
 from headstart.models.initial import initial_params
 from headstart.models.layouts import misfit
 from headstart.models.model import Model, class_names
@@ -208,7 +208,9 @@ def _graph(
         assert classes is not None
         names, named = class_names(classes)
         if isinstance(inputs, Arrays) and pool == MEAN:
-            refuse_padding({key: shape for key, shape, _ in inputs.entries}, trunk.output)
+            shapes = {key: shape for key, shape, _ in inputs.entries}
+            refuse_padding(shapes, trunk.output)
+            warn_of_lengths(shapes, trunk.output)
         if len(trunk.output) > 3:
             raise SettingError(
                 f"head={head!r} takes features of shape (h, w, c), (t, c) or (c,), and the trunk gives "

@@ -149,3 +149,25 @@ def test_probabilities_of_a_module_that_cannot_be_traced(way: str, op: str) -> N
     tokens = module.body(torch.from_numpy(X)).detach().numpy()
     expected = WAYS["first" if op == FIRST else "mean"](tokens)
     assert relative_error(hs.forward(model, X, "pool")["pool"], expected) < 1e-5
+
+
+@pytest.mark.of("torch")
+@pytest.mark.parametrize(("name", "warns"), [("lengths", True), ("rate", False)])
+def test_lengths_are_not_looked_at_which_is_a_warning(name: str, warns: bool) -> None:
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 6)
+
+        def forward(self, given: Any) -> Any:
+            return self.layer(given["x"]) * (given[name][:, None, None] > 0)
+
+    example = {"x": np.ones((4, 5, 3), np.float32), name: np.array([5, 3, 2, 1])}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        hs.wrap(Net(), "its end", example=example, head="linear", classes=2, layout="nlc")
+    about = [warning for warning in said if "'lengths' is not looked at" in str(warning.message)]
+    assert bool(about) is warns
+    assert all(warning.filename == __file__ for warning in about)

@@ -363,3 +363,14 @@ def test_a_module_outside_that_learned_is_not_what_it_was(own: Any, traps: Any, 
         traps.OUTSIDE.weight.mul_(1.001)
     with pytest.raises(SettingError, match=r"OUTSIDE was changed since UsesOutside was wrapped.*hs\.wrap again"):
         extracted(model)
+
+
+def test_a_function_may_change_the_list_that_it_is_given(own: Any, traps: Any) -> None:
+    import torch
+
+    net = made(own, traps.Windowed)
+    model = hs.wrap(net, preprocess=P, head="linear", classes=2)
+    with torch.no_grad():
+        expected = 2 * net.conv(own.nchw(X)).mean((2, 3)).numpy()
+    assert model.module_cut == "windowed"
+    assert relative_error(hs.forward(model, X, "trunk")["trunk"], expected) < 1e-5
