@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from headstart.backends.torch import registered
 from headstart.backends.torch.arrays import exact_numpy
 from headstart.backends.torch.ending import OWN
 from headstart.backends.torch.stopped import ByName, Reading, Stopping, Until
@@ -62,9 +63,9 @@ def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, 
             return ["parameter", paths[id(value)]] if id(value) in paths else array_digest(exact_numpy(value))
         if isinstance(value, KINDS):
             return [type(value).__name__, str(value)]
-        return None
+        return registered.told(teller, value)
 
-    teller = Teller(LIBRARIES, special, _inside)
+    teller = Teller(LIBRARIES, special, _inside, registered.is_programs)
     return Structure.told_by(teller, tell, type(source).__name__)
 
 

@@ -85,13 +85,15 @@ class Teller:
         libraries: Collection[str],
         special: Callable[[Any], Any],
         inside: Inside = lambda value: None,
+        is_registered: Callable[[Any], bool] = lambda value: False,
     ) -> None:
         """`libraries`: further top-level modules whose code is told by name. `special`: tells a framework's own
         values, or returns None for what is none of them. `inside`: what a framework's module or array holds that
-        may be changed in place, by name; None for what is neither."""
+        may be changed in place, by name; None for what is neither. `is_registered`: whether a value that is looked
+        up in a library is the program's, which it has registered there."""
         self.libraries = LIBRARIES | frozenset(libraries)
         self.special = special
-        self.inside = inside
+        self.inside, self.is_registered = inside, is_registered
         self._told: dict[int, int] = {}
         self.lookups: list[Lookup] = []
         self._patched: dict[type, list[Any]] = {}
@@ -448,7 +450,8 @@ class Teller:
         while isinstance(value, types.ModuleType) and place < len(path):
             holder = vars(value)
             value, place = getattr(value, path[place], None), place + 1
-        if isinstance(value, types.FunctionType) and self._holds_own(value):  # put there by the program
+        own = isinstance(value, types.FunctionType) and self._holds_own(value)
+        if own or self.is_registered(value):  # put there by the program
             self._look_up(holder, path[place - 1], value)
             referred[".".join(path[:place])] = value
         elif holder.get(path[place - 1]) is value:  # and may be later
