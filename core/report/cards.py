@@ -66,7 +66,7 @@ def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[
     of_class: dict[int, int] = {}
     for true, _, n in cells:
         of_class[true] = of_class.get(true, 0) + n
-    count, share = f"{wrong:,} of {samples:,} wrong", _accuracy(entry)
+    count, share = f"{wrong:,} of {samples:,} wrong", _right(entry, "accuracy")
     if is_weighted(entry) and share is not None:
         count += f", {share_text(1 - share)} by weight"
     card: dict[str, Any] = {
@@ -104,17 +104,18 @@ def errors_card(entry: Entry, known: Mapping[str, Any], images: Images) -> dict[
     return card
 
 
-def _accuracy(entry: Entry) -> float | None:
-    """Of all validation samples: what a run with folds is known by is a mean over these."""
+def _right(entry: Entry, name: str) -> float | None:
+    """The share of all validation samples that are right: what a run with folds is known by is a mean over these.
+    `name`: what scores call it."""
     scores = (entry.get("scores") or {}).get("values") or {}
-    return finite(scores.get("accuracy", None if entry.get("folds") else entry.get("val_accuracy")))
+    return finite(scores.get(name, None if entry.get("folds") else entry.get("val_accuracy")))
 
 
 def _misses_card(entry: Entry, task: str, known: Mapping[str, Any], images: Images) -> dict[str, Any]:
     """Of several labels, or of numbers, a sample."""
     validation, pictures = entry["validation"], known.get("pictures") or {}
     samples, lost_samples = (int(finite(validation.get(name)) or 0) for name in ("samples", "not_finite"))
-    right, count, note, without = finite(entry.get("val_accuracy")), f"{samples:,} samples", None, WITHOUT
+    right, count, note, without = _right(entry, "subset_accuracy"), f"{samples:,} samples", None, WITHOUT
     if task == "multi" and right is not None:
         wrong = samples - round(right * samples)
         count = f"{wrong:,} of {samples:,} with a label missing or too many"

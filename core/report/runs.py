@@ -50,7 +50,7 @@ COLUMNS = (
     SCORE,
     Column(
         "95 %",
-        meaning="the interval in which the {words} on other samples of this kind would be, by {how}",
+        meaning="the interval for the {words} on all samples of this kind, by {how}",
     ),
     Column(
         "against the best",

@@ -144,8 +144,9 @@ def sweep_table(entries: Sequence[Mapping[str, Any]], top: int | None = None) ->
 
 
 WEIGHTED = "Scores count samples by their weights; numbers of samples do not."
-INTERVAL_LEGEND = "95 %: what other samples of this kind would give, by resampling."
-GROUPS_LEGEND = "95 %: what other groups of samples would give, by resampling the {}."
+# For the score itself: as many new samples give one that is off by luck as well, in 17 of 100 cases by more.
+INTERVAL_LEGEND = "95 %: the interval for the score on all samples of this kind, by resampling."
+GROUPS_LEGEND = "95 %: the interval for the score on all groups of this kind, by resampling the {}."
 SCORES_LEGENDS = {
     "single": f"""\
 {INTERVAL_LEGEND} macro: mean over the classes that have the score.

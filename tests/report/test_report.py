@@ -127,6 +127,19 @@ def test_the_report_says_that_samples_are_weighted_and_groups_drawn_whole() -> N
         assert ("by resampling the validation data, groups whole." in text) == there
 
 
+def test_of_folds_the_share_of_samples_with_an_error_is_that_of_all() -> None:
+    """The run is known by its mean micro F1, and has no `val_accuracy`."""
+    labels = of_labels()
+    (entry,) = labels["rows"][:1]
+    entry["folds"] = {"score": "micro_f1", "values": [0.5, 0.5], "mean": 0.5, "interval": None, "sizes": [10, 10]}
+    entry |= {
+        "val_accuracy": None,
+        "scores": {**entry["scores"], "task": "multi", "values": {"subset_accuracy": 0.7}},
+    }
+    page = " ".join(Parsed(report.page({**labels, "rows": [entry]})).texts)
+    assert "6 of 20 with a label missing or too many" in page
+
+
 def drawn(html: str) -> Any:
     return json.loads(next(text for text in Parsed(html).scripts if '"figures"' in text))
 

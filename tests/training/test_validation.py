@@ -110,7 +110,9 @@ def test_groups_are_kept_and_make_intervals_wider(data: tuple[Dataset, Dataset])
     scores = Outcome(logits, grouped).scores
     assert scores.settings["groups"] == 7
     said = scores_table(scores).legend
-    assert said.startswith("95 %: what other groups of samples would give, by resampling the 7 groups.")
+    assert said.startswith(
+        "95 %: the interval for the score on all groups of this kind, by resampling the 7 groups."
+    )
     assert "resampling." in scores_table(Outcome(logits, val).scores).legend
 
 
