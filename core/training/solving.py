@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import SettingError
+from headstart.common.errors import DataError, SettingError
 from headstart.common.log import LOG
 from headstart.common.machine import available_memory
 from headstart.common.sizes import binary_size
-from headstart.contract.losses import mean, per_sample, right
-from headstart.data.annotations import MULTI, REGRESSION
+from headstart.contract.losses import Loss, Softmax, mean, per_sample, right
+from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.features.exports import FeatureRows
 from headstart.features.feature_set import FeatureSet
 from headstart.graph import Graph, Node
@@ -151,6 +151,12 @@ def _solved(
     path: LinearPath
     if job.settings.solver == "logistic":
         path = _logistic(job, rows, targets, weights, folds)
+        if path.losses is None or not np.isfinite(path.losses).any():
+            raise DataError(
+                f"solver='logistic' chooses its penalty by samples that are held out in {held_out}, and no class "
+                "has samples in two of them, so nothing of it is learnt where it is held out; add samples, use "
+                "solver='ridge', or train without solver="
+            )
     else:
         aims = _aims(job, targets)
         path = ridge(rows, aims, weights=weights, folds=folds, keep=aims.size * 80 <= MAX_KEPT_NBYTES)
@@ -230,14 +236,25 @@ def _folds(job: TrainingJob) -> tuple[NDArray[np.intp] | None, str]:
 
 def _scale(job: TrainingJob, outputs: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> float:
     """The factor that makes a ridge regression's outputs logits: the one of the least cross-entropy of what was
-    held out, `outputs` `(n, k)`. It moves no decision."""
+    held out, `outputs` `(n, k)`. It moves no decision.
+
+    Where all of that is right no factor is the best, as a larger one always has less, and every probability would
+    be 1. So one of n + 2 samples is taken to be wrong beside them, as Platt (1999) has it, by Laplace's rule."""
     from scipy.optimize import minimize_scalar  # a tenth of a second, for those who need it
 
     known = np.isfinite(outputs).all(1)
+    counts = None if weights is None else weights[known]
+    outputs, targets = outputs[known], targets[known]
+    # of weights as many equal ones as tell as much
+    samples = len(outputs) if counts is None else counts.sum() ** 2 / max((counts**2).sum(), 1e-300)
+    wrong, classes = 1 / (samples + 2), outputs.shape[1]
+    if job.objective.task == SINGLE:
+        plain: Loss = Softmax(wrong * classes / (classes - 1))
+    else:
+        plain, targets = job.objective.plain, np.where(targets > 0, 1 - wrong, wrong)
 
     def loss(log: float) -> float:
-        losses = per_sample(job.objective.plain, np.exp(log) * outputs[known], targets[known])
-        return mean(losses, None if weights is None else weights[known])
+        return mean(per_sample(plain, np.exp(log) * outputs, targets), counts)
 
     return float(np.exp(minimize_scalar(loss, bounds=(-5.0, 7.0), method="bounded").x))
 

@@ -13,7 +13,7 @@ from scalers import scaler_of
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import headstart as hs
-from headstart.common.errors import DataWarning, HeadstartError, SettingError
+from headstart.common.errors import DataError, DataWarning, HeadstartError, SettingError
 from headstart.contract.losses import Sigmoid, Softmax, per_sample
 from headstart.contract.losses import mean as mean_loss
 from headstart.features.feature_set import FeatureSet
@@ -115,6 +115,43 @@ def test_logistic_is_scikit_learns(features: tuple[Model, FeatureSet, FeatureSet
     # the penalty is a millionth of the curvature, so a gradient at its bar is still a little away
     assert ours == pytest.approx(objective(outputs, squares), abs=1e-3)
     assert solved["held_out"] == f"{FOLDS} folds" and solved["gradient"] <= 1e-4
+
+
+@pytest.mark.of("torch")  # core solves
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_where_all_is_right_nothing_is_certain(task: str, backend: str) -> None:
+    """The least cross-entropy has an infinite factor then, and every probability was 1. The factor is that of
+    Platt (1999), by Laplace's rule: beside n samples that are right one of n + 2 is taken to be wrong."""
+    rng, y = np.random.default_rng(0), np.arange(60) % 2
+    pictures = np.clip(y[:, None, None, None] * 200 + rng.integers(0, 50, (60, 28, 28, 1)), 0, 255)
+    labels = y if task == "single" else np.stack([y, 1 - y], 1)
+    data = hs.data.arrays(pictures.repeat(3, 3).astype(np.uint8), labels, ["dark", "light"], task=task)
+    made = hs.extract(hs.model("lenet", classes=data.classes), data, backend=backend, dtype="float32")
+    run = hs.fit(hs.model("lenet", classes=data.classes), made, solver="ridge", backend=backend)
+    solved, rows = run.settings["solved"], made.numpy().astype(np.float64)
+    mean, deviation = standardised(rows, np.ones(60))
+    x, aims = (rows - mean) / deviation, 2.0 * np.stack([y == 0, y == 1], 1) - 1
+    aims = aims if task == "single" else -aims
+    margins = []
+    for out in range(60):
+        left = np.arange(60) != out
+        # held out is its own share of the mean loss, too
+        peer = Ridge(alpha=solved["penalty"] * 59).fit(x[left], aims[left]).predict(x[out : out + 1])[0]
+        margins += [peer @ aims[out]] if task == "single" else list(peer * aims[out])
+    z = np.array(margins)
+    assert (z > 0).all() and solved["scale"] < 100
+    probabilities = 1 / (1 + np.exp(-solved["scale"] * z))
+    # of the derivative by the factor nothing is left
+    assert abs((z * (probabilities - 61 / 62)).mean()) < 0.002
+    assert run.probabilities(made).max() < 0.9999
+
+
+@pytest.mark.of("torch")  # core solves
+def test_classes_of_one_sample_are_not_solved_for_by_what_is_held_out(backend: str) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 28, 28, 3), np.uint8)
+    data = hs.data.arrays(pictures, np.arange(6), list("abcdef"))
+    with pytest.raises(DataError, match=r"no class has samples in two of them, so .* use solver='ridge'"):
+        hs.fit(hs.model("lenet", classes=data.classes), data, solver="logistic", backend=backend)
 
 
 @pytest.mark.slow("keras", "jax")  # core solves; ridge is above, in each
