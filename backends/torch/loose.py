@@ -32,7 +32,8 @@ def carry(module: nn.Module, change: Change) -> None:
 
 class _Carrying:
     def __init__(self, change: Change, known: dict[int, Any]) -> None:
-        self.change = change
+        self.change: Change = lambda tensor: tensor if tensor.is_meta else change(tensor)
+        """what is on the meta device has no numbers: of a module that lends its code to other parameters"""
         self.known = known
         """id of what was met -> what stands for it"""
         self.kept: list[Any] = []

@@ -14,8 +14,19 @@ from torch import nn
 
 from headstart.backends.torch.arrays import batch_of
 from headstart.backends.torch.trace import Call, sharing
+from headstart.common.errors import SettingError
 from headstart.common.log import LOG
 from headstart.data.rows import each
+
+
+def check_made(source: nn.Module, ran: nn.Module) -> None:
+    """SettingError for a module that makes parameters of its own in its first run. `ran`: the copy that ran."""
+    before = dict(source.named_parameters())
+    if made := [name for name, _ in ran.named_parameters() if name not in before]:
+        raise SettingError(
+            f"{type(source).__name__} makes parameter {made[0]!r} as it runs for the first time, so it has no "
+            "weights yet; run it once on a batch, load its weights if there are any, then wrap it"
+        )
 
 
 def buffers_of(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -58,9 +58,9 @@ def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, 
             if id(value) in inside:
                 return about
             # none of the module's own: no parameter of it stands in the key otherwise
-            return [*about, [[name, array_digest(exact_numpy(t))] for name, t in tensors(value).items()]]
+            return [*about, [[name, _content(t)] for name, t in tensors(value).items()]]
         if isinstance(value, torch.Tensor):
-            return ["parameter", paths[id(value)]] if id(value) in paths else array_digest(exact_numpy(value))
+            return ["parameter", paths[id(value)]] if id(value) in paths else _content(value)
         if isinstance(value, KINDS):
             return [type(value).__name__, str(value)]
         return registered.told(teller, value)
@@ -69,10 +69,16 @@ def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, 
     return Structure.told_by(teller, tell, type(source).__name__)
 
 
+def _content(tensor: torch.Tensor) -> list[Any]:
+    if tensor.is_meta:
+        return ["meta", str(tensor.dtype), list(tensor.shape)]
+    return array_digest(exact_numpy(tensor))
+
+
 def _inside(value: Any) -> dict[str, Any] | None:
     """What of a module or a tensor may be changed in place."""
     if isinstance(value, torch.Tensor):
-        return {"": exact_numpy(value)}
+        return {} if value.is_meta else {"": exact_numpy(value)}
     if not isinstance(value, nn.Module):
         return None
     settings = {

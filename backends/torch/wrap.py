@@ -38,7 +38,7 @@ from headstart.backends.torch.ending import (
 from headstart.backends.torch.learning import counterpart, tell_unfollowed, traced_in_training
 from headstart.backends.torch.original import Inside, Original, check_separate, inside_of
 from headstart.backends.torch.parts import Shown, copied, holding, params_of, part_of
-from headstart.backends.torch.settling import buffers_of, settle
+from headstart.backends.torch.settling import buffers_of, check_made, settle
 from headstart.backends.torch.shapes import found_by, sparing
 from headstart.backends.torch.stopped import ByName
 from headstart.backends.torch.telling import describe, told
@@ -94,6 +94,7 @@ def wrap(request: WrapRequest) -> Wrapping:
     with torch.no_grad(), undrawn(0):
         # What it keeps of its first run, in a global or a cache, is to be tensors, and not what a trace has.
         value = call(ran := sharing(source), batch_of(request.example))
+        check_made(source, ran)
         settle(source, ran, call, request.example, buffers)
     if request.rest or request.cut in (None, END) or str(request.cut).startswith(BEFORE):
         call = replace(call, row=steps.row_at_end(source, call, value, request.example))

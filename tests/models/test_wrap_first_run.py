@@ -145,3 +145,56 @@ def test_it_is_trained_and_comes_back(torch: Any, how: str, mode: str, tmp_path:
     back = hs.load(run.save(tmp_path / "run"), model=other)
     images = (X[:3] * 20 + 120).clip(0, 255).astype(np.uint8)
     assert np.allclose(run.predict(images), back.predict(images), atol=1e-5)
+
+
+def test_layers_that_a_first_run_makes_are_asked_for(torch: Any) -> None:
+    class Late(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = torch.nn.Conv2d(3, 8, 3), None
+
+        def forward(self, x: Any) -> Any:
+            x = self.conv(x).mean((2, 3))
+            if self.fc is None:
+                self.fc = torch.nn.Linear(x.shape[1], 5)
+            return self.fc(x)
+
+    module = Late().eval()
+    with pytest.raises(SettingError, match=r"Late makes parameter 'fc\.weight' .* run it once on a batch"):
+        hs.wrap(module, preprocess=P, head="linear", classes=2)
+    assert module.fc is None
+    module(torch.zeros(1, 3, 16, 16))
+    model = hs.wrap(module, preprocess=P, head="linear", classes=2)
+    assert relative_error(hs.forward(model, X, "trunk")["trunk"], rows(torch, module)) < 1e-5
+
+
+def test_code_may_be_lent_by_a_module_without_numbers(torch: Any) -> None:
+    """As `torch.func` has ensembles: `functional_call` of a module on the meta device."""
+    from torch.func import functional_call, stack_module_state, vmap
+
+    class Several(torch.nn.Module):
+        def __init__(self, bent: Any) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            members = [torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), bent()) for _ in range(3)]
+            stacked, _ = stack_module_state(members)
+            self.weight, self.bias = (
+                torch.nn.Parameter(stacked[f"0.{name}"].detach()) for name in ("weight", "bias")
+            )
+            self.__dict__["lent"] = members[0].to("meta")
+
+        def forward(self, x: Any) -> Any:
+            def one(weight: Any, bias: Any) -> Any:
+                return functional_call(self.lent, {"0.weight": weight, "0.bias": bias}, (x,))
+
+            return vmap(one)(self.weight, self.bias).mean(0).mean((2, 3))
+
+    keys = []
+    for bent in (torch.nn.Tanh, torch.nn.ReLU):
+        module = Several(bent).eval()
+        model = hs.wrap(module, preprocess=P, head="linear", classes=2)
+        with torch.no_grad():
+            expected = module(torch.from_numpy(X).permute(0, 3, 1, 2)).numpy()
+        assert relative_error(hs.forward(model, X, "trunk")["trunk"], expected) < 1e-5
+        keys.append(key(model))
+    assert keys[0] != keys[1]
