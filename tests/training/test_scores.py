@@ -333,6 +333,8 @@ def test_a_class_that_is_ruled_out_is_no_nan() -> None:
     scores = scores_of("single", logits, np.array([1, 0]), "abc")
     assert scores["accuracy"] == 0.5
     assert scores.undefined["log_loss"] == "infinite: the class of 1 of 2 samples is ruled out"
+    largest = np.array([[3e38, -3e38], [-3e38, 3e38], [1, 0]], np.float32)  # of which float32 has no difference
+    assert scores_of("single", largest, np.array([0, 1, 0]), "ab")["macro_auc"] == 1
     scores = scores_of("multi", np.array([[-np.inf, 1], [2, 3]], np.float32), np.array([[1, 1], [1, 1]]), "ab")
     assert scores["micro_recall"] == 0.75 and "log_loss" not in scores
     assert scores.undefined["log_loss"] == "infinite: 1 of 2 samples have a label ruled out"

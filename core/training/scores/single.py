@@ -127,7 +127,8 @@ def _add_rankings(
     probability, in 32 bits: probabilities near 0 stay apart, and those that only rounding keeps apart do not."""
     n, k = logits.shape
     for part in slices(k, 8 * n):
-        columns = (logits[:, part] - total[:, None]).T.astype(np.float32, order="C")
+        with np.errstate(over="ignore"):  # of logits as large as float32 has them: ruled out
+            columns = (logits[:, part] - total[:, None]).T.astype(np.float32, order="C")
         for number, column in enumerate(columns, part.start):
             add_ranking(per_class[number], column, labels == number, weights)
 
