@@ -76,7 +76,7 @@ def comparison_legend(comparison: Mapping[str, Any], tables: Sequence[Table]) ->
     star = f"; * {meaning_of_star(comparison['rows'])}" if "*" in cells else ""
     meanings = {**MEANINGS, "extract": MEANINGS["extract"] + star}
     said = ["; ".join(f"{mark}: {meaning}" for mark, meaning in of_score.items() if mark in cells)]
-    said += ["scores of validation count samples by their weights"] if weighted else []
+    said += ["Scores of validation count samples by their weights"] if weighted else []
     said += [f"{column}: {meaning}" for column, meaning in meanings.items() if column in shown]
     return " ".join(f"{sentence}." for sentence in said if sentence)
 
@@ -230,8 +230,8 @@ def folds_table(scores: FoldScores, samples: int, epochs: int) -> Table:
     legend = f"""\
 {folds_line(scores)}, by Student's t over the folds.
 Each fold is scored by a model that was trained on the others. The model itself is trained on all {samples:,}
-samples, for the folds' median best number of epochs, {epochs}; what it scores on new samples is not known, and
-should be this or a little better."""
+samples, for the folds' median best number of epochs, {epochs}; the folds do not tell what it scores on new
+samples, which should be this or a little better."""
     return Table(columns, rows, right=tuple(range(len(columns))), legend=legend)
 
 

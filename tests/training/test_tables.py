@@ -234,7 +234,7 @@ def test_it_is_said_that_samples_are_weighted() -> None:
     assert said in scores_table(scores, weighted=True).legend and said not in scores_table(scores).legend
     loose, heavy = row("cached"), row("full", validation={"samples": 3, "weights": "AA"})
     (table,) = Comparison(rows=[loose, heavy], versions={"torch": {}}).as_tables()
-    said = "scores of validation count samples by their weights."
+    said = "Scores of validation count samples by their weights."
     assert said in comparison_legend({"rows": [loose, heavy]}, [table])
     assert said not in comparison_legend({"rows": [loose]}, [table])
 
