@@ -22,7 +22,6 @@ from headstart.models import endings
 from headstart.models.endings import (
     Layer,
     classifiers_among,
-    is_projection,
     is_ranking,
     is_scoring,
     may_precede,
@@ -76,7 +75,7 @@ def ranking(source: nn.Module, traced: Traced) -> dict[fx.Node, Read | None]:
     """Where features meet the weights of the classifier, or classifiers, that all of what the module gives comes
     from, and what each reads, if that is one array; empty where it ends in none."""
     walk, given = _Walk(source, traced), _ends(traced)
-    if not given or not all(walk.is_rank(node, Behind()) for node in given):
+    if not given or not all(walk.is_rank(node, Behind(scores=traced.scores)) for node in given):
         return {}
 
     called = {str(node.target): node for node in walk.found if node.op == "call_module"}
@@ -111,7 +110,7 @@ def widths(module: nn.Module) -> tuple[int, int]:
 def is_hidden(source: nn.Module, traced: Traced) -> bool:
     """Whether a module that was left whole, with others in it, makes the end: a classifier may be inside of it."""
     walk = _Walk(source, traced)
-    return not all(walk.is_rank(node, Behind()) for node in _ends(traced)) and walk.hidden
+    return not all(walk.is_rank(node, Behind(scores=traced.scores)) for node in _ends(traced)) and walk.hidden
 
 
 def _ends(traced: Traced) -> list[fx.Node]:
@@ -146,7 +145,7 @@ class Behind(endings.Behind):
         """Whether a product with what is called so is a classifier."""
         called = any(map(is_ranking, names)) or not self.named or self.summed
         called = called and (not self.squashed or any(map(is_scoring, names)))
-        return self.ranked or (self.stands and called and not any(map(is_projection, names)))
+        return self.ranked or (self.stands and called and not any(map(self.projects, names)))
 
 
 class _Walk:
@@ -254,7 +253,7 @@ def is_last(module: nn.Module, path: str, behind: Behind, single: bool) -> bool:
     if not isinstance(module, nn.Conv1d | nn.Conv2d):
         return False
     alone, direct = set(module.kernel_size) == {1}, behind.direct and single  # alone: each place is by itself
-    return (alone or direct) if is_ranking(path) else (alone and direct and not is_projection(path))
+    return (alone or direct) if is_ranking(path) else (alone and direct and not behind.projects(path))
 
 
 def _is_single(module: nn.Module, behind: Behind) -> bool:

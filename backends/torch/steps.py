@@ -30,8 +30,8 @@ from headstart.backends.torch.reading import distinct, shapes_among
 from headstart.backends.torch.trace import Call, sharing
 from headstart.data.rows import count
 from headstart.models import several
-from headstart.models.endings import Layer, classifiers_among, is_projection, reached
-from headstart.models.several import Entry, dotted, main
+from headstart.models.endings import Layer, classifiers_among, reached
+from headstart.models.several import LOGITS, Entry, dotted, main
 
 RESIZING = frozenset(
     f"upsample{kind}" for kind in ("nearest1d", "nearest2d", "linear1d", "bilinear2d", "bilinear2daa", "bicubic2d")
@@ -60,8 +60,9 @@ def classifiers_before_end(source: nn.Module, call: Call, example: Any) -> dict[
     alone = at_end(output, call.row) if call.row else found.get("", main(found))
     ends = [tensor for tensor in found.values() if tensor.is_floating_point()] if alone is None else [alone]
     walk.single = len(ends) == 1
+    behind = Behind(scores=alone is not None and alone is found.get(LOGITS))
     if not ends or not all(
-        end.grad_fn is not None and walk.is_rank(end.grad_fn, Behind(), end.ndim) for end in ends
+        end.grad_fn is not None and walk.is_rank(end.grad_fn, behind, end.ndim) for end in ends
     ):
         return {}
     among = walk.classifiers()
@@ -154,7 +155,7 @@ class _Walk:
         """Whether a layer is a classifier there."""
         self.used.add(name)
         module, axes_taken = self.source.get_submodule(name), self.takes[name].ndim
-        if not behind.stands or (is_projection(name) and not behind.ranked):
+        if not behind.stands or behind.projects(name):
             return False
         if behind.trailing and is_linear(module):
             return False  # whose classes are on the last axis

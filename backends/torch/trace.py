@@ -195,10 +195,12 @@ class Traced:
         entries = _entries(self.output.args[0])
         self.beside: Set[str] = frozenset()
         """the names under which it gives other things than the logits, as transformers' classifiers do"""
+        self.scores = False
+        """whether it calls logits what it gives"""
         if call.row:
             entries = _entry(entries, call.row)
         elif isinstance(entries, dict) and isinstance(logits := entries.get("logits"), fx.Node):
-            self.beside, entries = entries.keys() - {"logits"}, logits
+            self.beside, entries, self.scores = entries.keys() - {"logits"}, logits, True
         self.output.args = (entries,)
         self.names = self._named()
         self.nodes = {name: node for node, name in self.names.items()}

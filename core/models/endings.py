@@ -136,6 +136,8 @@ class Behind:
     rectified: bool = False
     """numbers below 0 are made 0 there, without an ending: a layer that gives as many numbers as it reads, or
     more, is a hidden one, behind which a classifier has been taken off (`vgg.classifier[:-1]`)"""
+    scores: bool = False
+    """the module calls what it gives logits, so that a layer that is called a projection makes them, too"""
 
     def bound(self, name: str) -> Self:
         """The same of what is before a step that is called so, if that is one of those that bound numbers."""
@@ -181,7 +183,11 @@ class Behind:
             return False
         if self.squashed and not self.ranked:
             return is_scoring(path) and not is_projection(path)
-        return self.ranked or (is_ranking(path) if self.named else not is_projection(path))
+        return self.ranked or (is_ranking(path) if self.named else not self.projects(path))
+
+    def projects(self, path: str) -> bool:
+        """Whether a layer that is called so is a projection there, as encoders end in, and no classifier."""
+        return is_projection(path) and not (self.ranked or self.scores)
 
 
 APART = (
