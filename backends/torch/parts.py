@@ -22,6 +22,7 @@ from headstart.backends.torch.ending import Ending
 from headstart.backends.torch.graphs import copy_graphs
 from headstart.backends.torch.loose import carry
 from headstart.backends.torch.rebinding import rebind
+from headstart.backends.torch.registered import copy_operations
 from headstart.backends.torch.telling import tensors as state_of
 from headstart.backends.torch.trace import sharing
 from headstart.backends.torch.writing import Apart, versions, writes_in_training
@@ -41,7 +42,7 @@ def copied(
     copies, by the ids of what they are copies of; `beside` with parameters that only functions hold."""
     memo = {} if memo is None else memo
     # what a weight is computed from before every run, as weight_norm does it, hangs on its graph
-    attributes = (value for module in native.modules() for value in vars(module).values())
+    attributes = [value for module in native.modules() for value in vars(module).values()]
     derived = (value for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf)
     for tensor in (*native.parameters(), *native.buffers(), *derived):
         if id(tensor) not in memo:
@@ -49,6 +50,7 @@ def copied(
             trained = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(own, own.is_floating_point()) if trained else own
     copy_graphs(native, memo)
+    copy_operations(attributes, memo)
     copied = copy.deepcopy(native, memo).eval()
     loose = rebind(copied, memo)
     carry(copied, torch.Tensor.cpu)

@@ -7,6 +7,7 @@ Invariant: what torch and installed packages bring is told by name, as their fun
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ PLACE = re.compile(r"registered at (.+\.py):\d+")
 def is_programs(value: Any) -> bool:
     """Whether it is an operation, or what `torch.library.custom_op` gives, that is the program's own."""
     return bool(_functions(value)) or bool(_files(value))
+
+
+def copy_operations(values: Iterable[Any], memo: dict[int, Any]) -> None:
+    """Put into `memo`, of a deep copy that is to be made, what is called in place of what
+    `torch.library.custom_op` gives, which cannot be copied."""
+    for value in values:
+        operation = getattr(value, "_opoverload", None) if _is_made(value) else None
+        if operation is not None:
+            memo[id(value)] = operation
 
 
 def told(teller: Teller, value: Any) -> Any:

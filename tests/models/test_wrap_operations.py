@@ -34,13 +34,14 @@ def key_of(operations: Any, function: Any, looks: bool) -> Any:
 
 
 @pytest.mark.parametrize("looks", [False, True])
-@pytest.mark.parametrize("named", [False, True])
-def test_the_code_of_a_custom_operation_is_in_the_key(operations: Any, looks: bool, named: bool) -> None:
+@pytest.mark.parametrize("how", ["by name", "by a function", "by itself"])
+def test_the_code_of_a_custom_operation_is_in_the_key(operations: Any, looks: bool, how: str) -> None:
     keys = []
     for make in (operations.squashing, operations.rectifying, operations.squashing):
         operation = make()
         operation.register_fake(lambda x: x.new_empty(x.shape))
-        keys.append(key_of(operations, operations.by_name if named else operations.calling(operation), looks))
+        functions = {"by name": operations.by_name, "by a function": operations.calling(operation)}
+        keys.append(key_of(operations, functions.get(how, operation), looks))
     assert keys[0] == keys[2]
     assert keys[0] != keys[1]
 
