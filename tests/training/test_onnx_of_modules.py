@@ -21,6 +21,7 @@ from headstart.errors import ExportError, SettingError
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("torch")  # first: of other frameworks' packages onnxscript may want newer ones
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.of("torch")
 
