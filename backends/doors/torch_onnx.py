@@ -16,6 +16,7 @@ from torch import nn
 from headstart.common.errors import ExportError
 from headstart.common.text import raised_text, shortened
 from headstart.contract.programs import Input
+from headstart.models.exporting.onnx_modules import check_names
 
 SAMPLES = 3
 """of the example that is traced: a batch of one is taken for one that is always one"""
@@ -66,6 +67,8 @@ def write(
     of `exported`. `names`: of the inputs in the file; None: as they are called, and else weights are called by
     their place."""
     _check_samples(program, inputs)
+    if names is None:
+        check_names((name for name, _, _ in inputs), outputs)  # before an exporter calls one of them otherwise
     try:
         with _unlogged():
             made = _translated(program, list(outputs))

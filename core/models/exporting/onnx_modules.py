@@ -83,8 +83,9 @@ def made_like_ours(proto: Any) -> None:
             "expected one that computes arrays of arrays, without loops, draws and branches on values, or another "
             "format"
         )
-    _check_names(graph)
-    _check_numbers(onnx, graph)
+    check_names([value.name for value in graph.input], [value.name for value in graph.output])
+    tensors = [*graph.initializer, *(attribute.t for node in graph.node for attribute in node.attribute)]
+    _check_numbers(onnx, (tensor.data_type for tensor in tensors))
     del proto.opset_import[:]
     proto.opset_import.extend(opsets)
     for named in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
@@ -105,18 +106,17 @@ def made_like_ours(proto: Any) -> None:
     _batch_named(graph.input, graph.output)
 
 
-def _check_names(graph: Any) -> None:
-    """Names are inputs' or outputs': in ONNX nothing may have two values."""
-    if taken := sorted({value.name for value in graph.input} & {value.name for value in graph.output}):
+def check_names(inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    """Names are inputs' or outputs': in ONNX nothing may have two values. ExportError where one is both."""
+    if taken := sorted({*inputs} & {*outputs}):
         raise ExportError(
             f"the module takes an array called '{taken[0]}', as an output of the file is called; expected "
             "another name of the module's argument, or another format"
         )
 
 
-def _check_numbers(onnx: Any, graph: Any) -> None:
-    tensors = [*graph.initializer, *(attribute.t for node in graph.node for attribute in node.attribute)]
-    if others := sorted({tensor.data_type for tensor in tensors} - {0, *DTYPES}):  # 0: no tensor
+def _check_numbers(onnx: Any, types: Iterable[int]) -> None:
+    if others := sorted({*types} - {0, *DTYPES}):  # 0: no tensor
         kinds = ", ".join(onnx.TensorProto.DataType.Name(number).lower() for number in others)
         raise ExportError(
             f"the module computes in {kinds}, which no ONNX file of ours holds; expected one of float32 "
@@ -147,6 +147,9 @@ def _fold_constants(onnx: Any, proto: Any) -> None:
         [tensor for tensor in graph.initializer if tensor.name in taken],
     )
     program = onnx.helper.make_model(alone, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    # Before onnxruntime computes what NumPy has no numbers for.
+    inferred = onnx.shape_inference.infer_shapes(program).graph.output
+    _check_numbers(onnx, (value.type.tensor_type.elem_type for value in inferred))
     library = onnxruntime_library()
     options = library.SessionOptions()
     options.log_severity_level = SILENT
