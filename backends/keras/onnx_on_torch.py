@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
@@ -31,7 +31,7 @@ from headstart.contract.programs import PIXEL_VALUES, Input
 ANY_SAMPLES = "layers that compute any number of samples (ops.shape(x)[0]) without branches on values; or .keras"
 OF_ONNX = "layers of operations that ONNX has; or .keras"
 """what errors say of what can be written"""
-LOCK, RNN, CUDNN_OK = Lock(), backend.rnn, backend.cudnn_ok
+LOCK, RNN = Lock(), backend.rnn
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
@@ -66,32 +66,50 @@ def write(
 ) -> None:
     """`inputs`: as the file takes them, `PIXEL_VALUES` with the channels first. ExportError where torch's exporter
     cannot write the model."""
-    with keras.device("cpu"), _sequences_unrolled():
+    with keras.device("cpu"), _traceable():
         module = Exportable(model, inputs)
         program = torch_onnx.exported(lambda: module, module.inputs, ANY_SAMPLES)
         torch_onnx.write(program, module.inputs, outputs, path, texts, OF_ONNX, module.names)
 
 
 @contextmanager
-def _sequences_unrolled() -> Iterator[None]:
-    """Keras's loop over the steps of a sequence takes samples apart one by one, so that their number would be the
-    example's. Unrolled it does not, but fails where it goes backwards over steps that are masked."""
-    with LOCK:
-        backend.rnn, backend.cudnn_ok = _unrolled, lambda *about, **more: False
-        try:
-            yield
-        finally:
-            backend.rnn, backend.cudnn_ok = RNN, CUDNN_OK
+def _traceable() -> Iterator[None]:
+    """With other forms of what Keras does on torch, that give the same."""
+    changes = (
+        (backend, "rnn", _unrolled),
+        (backend, "cudnn_ok", lambda *about, **more: False),
+        (backend.nn, "batch_normalization", _product_and_sum),
+    )
+    with LOCK, ExitStack() as stack:
+        for module, name, ours in changes:
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, ours)
+        yield
 
 
 def _unrolled(
     step: Any, inputs: Any, initial_states: Any, go_backwards: bool = False, mask: Any = None, **settings: Any
 ) -> Any:
+    """Keras's loop over the steps of a sequence takes samples apart one by one, so that their number would be the
+    example's. Unrolled it does not, but fails where it goes backwards over steps that are masked."""
     if go_backwards:
         steps = 0 if settings.get("time_major") else 1
         inputs = keras.tree.map_structure(lambda x: torch.flip(x, [steps]), inputs)
         mask = None if mask is None else torch.flip(mask, [steps])
     return RNN(step, inputs, initial_states, mask=mask, **{**settings, "unroll": True})
+
+
+def _product_and_sum(
+    x: Any, mean: Any, variance: Any, axis: int, offset: Any = None, scale: Any = None, epsilon: float = 1e-3
+) -> Any:
+    """What onnxruntime makes part of the convolution before it: a difference it does not."""
+    x, mean, variance = map(backend.convert_to_tensor, (x, mean, variance))
+    factor = torch.rsqrt(variance + epsilon)
+    factor = factor if scale is None else factor * backend.convert_to_tensor(scale)
+    term = -mean * factor if offset is None else backend.convert_to_tensor(offset) - mean * factor
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return x * factor.reshape(shape) + term.reshape(shape)
 
 
 def load(path: str) -> tuple[dict[str, str], Run]:
