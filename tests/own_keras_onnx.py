@@ -69,3 +69,20 @@ def hidden() -> keras.Model:
     x = inputs = keras.Input((16, 16, 3))
     x = Hidden()(layers.Conv2D(8, 4, 4)(x))
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D(name="pool")(x)))
+
+
+class Talkative(layers.Layer):
+    """It says more of itself than it takes, as some of KerasHub's do."""
+
+    def call(self, x: Any) -> Any:
+        return x * 2
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "colour": "red"}
+
+
+@seeded(0)
+def talkative() -> keras.Model:
+    x = inputs = keras.Input((16, 16, 3))
+    x = Talkative()(layers.Conv2D(8, 4, 4)(x))
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D(name="pool")(x)))

@@ -25,7 +25,7 @@ from torch import nn
 from headstart.backends.doors import torch_onnx
 from headstart.backends.keras.door import door
 from headstart.common.errors import ExportError
-from headstart.common.text import raised_text
+from headstart.common.text import raised_text, shortened
 from headstart.contract.programs import PIXEL_VALUES, Input
 
 ANY_SAMPLES = "layers that compute any number of samples (ops.shape(x)[0]) without branches on values; or .keras"
@@ -120,10 +120,22 @@ def load(path: str) -> tuple[dict[str, str], Run]:
     inputs = [Input(name, tuple(shape), dtype) for name, shape, dtype in order["inputs"]]
     with door():
         kinds = {name: _imported(name, *where) for name, where in order["kinds"].items()}
-        with keras.device("cpu"):
-            model = keras.saving.load_model(order["model"], custom_objects=kinds, compile=False)
+        model = _loaded(order["model"], kinds)
         write(model, inputs, order["outputs"], Path(order["path"]), order["texts"])
     return {}, dict
+
+
+def _loaded(path: str, kinds: Mapping[str, Any]) -> keras.Model:
+    try:
+        with keras.device("cpu"):
+            return keras.saving.load_model(path, custom_objects=kinds, compile=False)
+    except Exception as error:  # of anybody's layers
+        words = str(error).rpartition("Exception encountered: ")[2].split()  # each error holds those before it
+        raise ExportError(
+            f"Keras cannot load what it has saved of this model ({shortened(' '.join(words), 200)}), and on this "
+            "engine of Keras's another process writes ONNX files; expected layers whose get_config gives what they "
+            "take; or Keras on PyTorch (KERAS_BACKEND=torch), or .savedmodel"
+        ) from error
 
 
 def _imported(registered: str, module: str, name: str) -> Any:

@@ -176,6 +176,7 @@ def test_a_branch_on_the_number_of_samples_is_in_no_file(verify: bool, tmp_path:
             r"a lambda of layer 'lambda\w*' cannot go to another process.*KERAS_BACKEND=torch.*savedmodel",
         ),
         pytest.param("hidden", r"Hidden cannot be imported from own_keras_onnx", marks=pytest.mark.slow),
+        pytest.param("talkative", r"cannot load what it has saved.*colour.*=torch", marks=pytest.mark.slow),
     ],
 )
 def test_what_only_this_process_knows_is_written_in_this_process_alone(
