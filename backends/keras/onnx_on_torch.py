@@ -133,7 +133,7 @@ def _loaded(path: str, kinds: Mapping[str, Any]) -> keras.Model:
         words = str(error).rpartition("Exception encountered: ")[2].split()  # each error holds those before it
         raise ExportError(
             f"Keras cannot load what it has saved of this model ({shortened(' '.join(words), 200)}), and on this "
-            "engine of Keras's another process writes ONNX files; expected layers whose get_config gives what they "
+            "engine another process writes ONNX files; expected layers whose get_config gives what they "
             "take; or Keras on PyTorch (KERAS_BACKEND=torch), or .savedmodel"
         ) from error
 
