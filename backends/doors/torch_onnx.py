@@ -39,6 +39,21 @@ def taking(computed: Callable[[Mapping[str, torch.Tensor]], Any], names: Iterabl
     return forward
 
 
+class Called(nn.Module):
+    """What computes a dict of tensors of one, with a module's weights, as a module whose arguments have these
+    names."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        computed: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]],
+        names: Iterable[str],
+    ) -> None:
+        super().__init__()
+        self.module = module.requires_grad_(False)
+        self.forward = taking(computed, names)
+
+
 def exported(
     make: Callable[[], nn.Module], inputs: Sequence[Input], expected: str
 ) -> torch.export.ExportedProgram:

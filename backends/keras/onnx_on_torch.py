@@ -17,10 +17,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import torch
+from keras import ops
 from keras.src import backend
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
-from torch import nn
 
 from headstart.backends.doors import torch_onnx
 from headstart.backends.keras.door import door
@@ -35,41 +34,35 @@ LOCK, RNN = Lock(), backend.rnn
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
-class Exportable(nn.Module):
-    """A model that gives a dict, as a module whose arguments are called by their place: Keras's names need be none
-    of Python's. The model is given up."""
-
-    def __init__(self, model: keras.Model, inputs: Sequence[Input]) -> None:
-        super().__init__()
-        self.model = model.requires_grad_(False)
-        for layer in model._flatten_layers():
-            if isinstance(layer, DropoutRNNCell):  # it draws its masks whether it heeds them or not
-                layer.dropout = layer.recurrent_dropout = 0.0
-        self.inputs = [Input(f"x{place}", shape, dtype) for place, (_, shape, dtype) in enumerate(inputs)]
-        self.names = [entry.name for entry in inputs]
-        self.forward = torch_onnx.taking(self.computed, [entry.name for entry in self.inputs])
-
-    def computed(self, arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        rows = dict(zip(self.names, arrays.values(), strict=True))
-        if PIXEL_VALUES in rows:
-            rows[PIXEL_VALUES] = rows[PIXEL_VALUES].permute(0, 2, 3, 1)
-        taken = self.model.inputs
-        ordered = list(rows.values()) if len(taken) == 1 else [rows[entry.name] for entry in taken]
-        outputs: dict[str, torch.Tensor] = self.model(
-            keras.tree.pack_sequence_as(self.model.input, ordered), training=False
-        )
-        return outputs
-
-
 def write(
     model: keras.Model, inputs: Sequence[Input], outputs: Sequence[str], path: Path, texts: Mapping[str, str]
 ) -> None:
     """`inputs`: as the file takes them, `PIXEL_VALUES` with the channels first. ExportError where torch's exporter
     cannot write the model."""
     with keras.device("cpu"), _traceable():
-        module = Exportable(model, inputs)
-        program = torch_onnx.exported(lambda: module, module.inputs, ANY_SAMPLES)
-        torch_onnx.write(program, module.inputs, outputs, path, texts, OF_ONNX, module.names)
+        # by their place: Keras's names need be none of Python's
+        placed = [Input(f"x{place}", shape, dtype) for place, (_, shape, dtype) in enumerate(inputs)]
+        names = [entry.name for entry in inputs]
+        program = torch_onnx.exported(lambda: _called(model, names, placed), placed, ANY_SAMPLES)
+        torch_onnx.write(program, placed, outputs, path, texts, OF_ONNX, names)
+
+
+def _called(model: keras.Model, names: Sequence[str], placed: Sequence[Input]) -> torch_onnx.Called:
+    """The model, which is given up, on arrays of these names."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, DropoutRNNCell):  # it draws its masks whether it heeds them or not
+            layer.dropout = layer.recurrent_dropout = 0.0
+
+    def computed(arrays: Mapping[str, Any]) -> dict[str, Any]:
+        rows = dict(zip(names, arrays.values(), strict=True))
+        if PIXEL_VALUES in rows:
+            rows[PIXEL_VALUES] = ops.transpose(rows[PIXEL_VALUES], (0, 2, 3, 1))
+        taken = model.inputs
+        ordered = list(rows.values()) if len(taken) == 1 else [rows[entry.name] for entry in taken]
+        outputs: dict[str, Any] = model(keras.tree.pack_sequence_as(model.input, ordered), training=False)
+        return outputs
+
+    return torch_onnx.Called(model, computed, [entry.name for entry in placed])
 
 
 @contextmanager
@@ -94,8 +87,8 @@ def _unrolled(
     example's. Unrolled it does not, but fails where it goes backwards over steps that are masked."""
     if go_backwards:
         steps = 0 if settings.get("time_major") else 1
-        inputs = keras.tree.map_structure(lambda x: torch.flip(x, [steps]), inputs)
-        mask = None if mask is None else torch.flip(mask, [steps])
+        inputs = keras.tree.map_structure(lambda x: ops.flip(x, steps), inputs)
+        mask = None if mask is None else ops.flip(mask, steps)
     return RNN(step, inputs, initial_states, mask=mask, **{**settings, "unroll": True})
 
 
@@ -104,7 +97,7 @@ def _product_and_sum(
 ) -> Any:
     """What onnxruntime makes part of the convolution before it: a difference it does not."""
     x, mean, variance = map(backend.convert_to_tensor, (x, mean, variance))
-    factor = torch.rsqrt(variance + epsilon)
+    factor = ops.rsqrt(variance + epsilon)
     factor = factor if scale is None else factor * backend.convert_to_tensor(scale)
     term = -mean * factor if offset is None else backend.convert_to_tensor(offset) - mean * factor
     shape = [1] * x.ndim
