@@ -1,5 +1,5 @@
-"""How large and how often: short, so that all benchmarks together take half an hour on two cores with nothing else
-on them, or with HEADSTART_BENCH_FULL=1 as large and as often as bars were set at, in hours.
+"""How large and how often: short, so that all benchmarks together take little more than half an hour on two cores
+with nothing else on them, or with HEADSTART_BENCH_FULL=1 as large and as often as bars were set at, in hours.
 
 Invariant: a short setting asks for the same as a full one. Where it is smaller than what a bar was set at, its row
 says what that was.
