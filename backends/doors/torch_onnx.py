@@ -26,32 +26,27 @@ SAMPLES_TRIED = 1024
 """up to how many a condition on their number is looked at"""
 
 
-def taking(computed: Callable[[Mapping[str, torch.Tensor]], Any], names: Iterable[str]) -> Callable[..., Any]:
-    """A `forward` of arguments of these names for what takes a dict of them. What checks the inputs of a program
-    that is opened again is made of the names in the signature."""
-
-    def forward(**arrays: torch.Tensor) -> Any:
-        return computed(arrays)
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(name, kind) for name in names]
-    vars(forward)["__signature__"] = inspect.Signature(parameters)
-    return forward
-
-
 class Called(nn.Module):
-    """What computes a dict of tensors of one, with a module's weights, as a module whose arguments have these
-    names."""
+    """What computes a dict of tensors of one, with a network's weights, as a module whose arguments have these
+    names. The network is given up: its weights learn nothing any more."""
 
     def __init__(
         self,
-        module: nn.Module,
+        network: nn.Module,
         computed: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]],
         names: Iterable[str],
     ) -> None:
         super().__init__()
-        self.module = module.requires_grad_(False)
-        self.forward = taking(computed, names)
+        self.network = network.requires_grad_(False)
+
+        def forward(**arrays: torch.Tensor) -> dict[str, torch.Tensor]:
+            return computed(arrays)
+
+        # What checks the inputs of a program that is opened again is made of the names in the signature.
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(name, kind) for name in names]
+        vars(forward)["__signature__"] = inspect.Signature(parameters)
+        self.forward = forward
 
 
 def exported(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from headstart.backends.doors import torch_onnx
 from headstart.backends.torch import pt2
@@ -31,27 +31,22 @@ MAKES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-class Exportable(nn.Module):
+def _called(program: Program) -> torch_onnx.Called:
     """A program as a module that takes its inputs by their names, and gives a dict of its outputs."""
+    network = Network(program.graph, program.params).eval()
+    # torch warns of weights of another layout as of parts of something larger
+    network = network.to(memory_format=torch.contiguous_format)
 
-    def __init__(self, program: Program) -> None:
-        super().__init__()
-        network = Network(program.graph, program.params).eval().requires_grad_(False)
-        # torch warns of weights of another layout as of parts of something larger
-        self.network = network.to(memory_format=torch.contiguous_format)
-        self.outputs = dict(program.outputs)
-        self.names = tuple(entry.name for entry in program.inputs)
-        self.by_name = program.by_name
-        self.forward = torch_onnx.taking(self.computed, self.names)
-
-    def computed(self, arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if self.by_name:
-            y = self.network(dict(arrays))
+    def computed(arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if program.by_name:
+            y = network(dict(arrays))
         else:
             ((name, x),) = arrays.items()
-            y = self.network(x.permute(0, 3, 1, 2) if x.ndim == 4 and name != PIXEL_VALUES else x)
+            y = network(x.permute(0, 3, 1, 2) if x.ndim == 4 and name != PIXEL_VALUES else x)
         y = from_native(y.float())
-        return {name: MAKES[how](y) for name, how in self.outputs.items()}
+        return {name: MAKES[how](y) for name, how in program.outputs.items()}
+
+    return torch_onnx.Called(network, computed, (entry.name for entry in program.inputs))
 
 
 @contextlib.contextmanager
@@ -82,7 +77,7 @@ def write(program: Program, format: str, path: Path, texts: Mapping[str, str]) -
 
 def _exported(program: Program) -> torch.export.ExportedProgram:
     with _stops_let_through():
-        return torch_onnx.exported(lambda: Exportable(program), program.inputs, ANY_SAMPLES)
+        return torch_onnx.exported(lambda: _called(program), program.inputs, ANY_SAMPLES)
 
 
 def _pt2(exported: torch.export.ExportedProgram, program: Program, path: Path, texts: Mapping[str, str]) -> None:
