@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from own import P
 
 import headstart as hs
 from headstart.contract.programs import loader
@@ -30,6 +31,20 @@ def photographs(count: int = 12, seed: int = 1) -> list[np.ndarray]:
             picture[top : top + 12, left : left + 12] = rng.integers(0, 256, 3)
         made.append(picture)
     return made
+
+
+def pixels(count: int) -> np.ndarray:
+    """What a wrapped module of `own` takes when it takes pictures: `(count, height, width, 3)` uint8."""
+    return np.random.default_rng(0).integers(0, 256, (count, *P.shape), np.uint8)
+
+
+def run(path: Path, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+    """What an ONNX file gives, by onnxruntime alone."""
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, arrays), strict=True))
 
 
 def validation(**about: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import pixels, run
 from own import P, X, sentences, wrapped
 
 import headstart as hs
@@ -27,17 +28,6 @@ def own() -> Any:
     return pytest.importorskip("own_keras")
 
 
-def run(path: Path, **arrays: np.ndarray) -> dict[str, np.ndarray]:
-    """By onnxruntime alone."""
-    session = onnxruntime.InferenceSession(path)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, arrays), strict=True))
-
-
-def pixels(count: int = 17) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, *P.shape), np.uint8)
-
-
 @needs_torch
 def test_pictures_go_in_as_into_any_other_file(tmp_path: Path) -> None:
     """The model is as it was, and its own classifier is behind it: what Keras computes of these pixels is what is
@@ -49,13 +39,13 @@ def test_pictures_go_in_as_into_any_other_file(tmp_path: Path) -> None:
     proof = exported.verification
     assert proof is not None and proof.largest < 1e-5 and proof.same == proof.samples
     assert [*tmp_path.iterdir()] == [exported.path]
-    expected = own().logits(native, P.normalise(pixels()))
+    expected = own().logits(native, P.normalise(pixels(17)))
     for count in BATCHES:
-        made = run(exported.path, images=pixels()[:count])
+        made = run(exported.path, images=pixels(17)[:count])
         np.testing.assert_allclose(made["logits"], expected[:count], rtol=1e-4, atol=1e-5)
     opened = hs.OnnxModel(exported.path)
     assert (opened.inputs, opened.outputs) == (("images",), ("logits", "probabilities"))
-    np.testing.assert_allclose(opened.predict(pixels()), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(opened.predict(pixels(17)), expected, rtol=1e-4, atol=1e-5)
     for one, other in zip(before, own().state(native), strict=True):
         assert one[0] == other[0] and np.array_equal(one[1], other[1]) if isinstance(one, tuple) else one == other
 
@@ -68,9 +58,9 @@ def test_a_trunk_and_the_rest_of_the_model_are_the_whole(tmp_path: Path) -> None
     trunk, head = (
         hs.export(model, tmp_path / f"{part}.onnx", part=part, device="cpu") for part in ("trunk", "head")
     )
-    features = run(trunk.path, images=pixels())["features"]
-    np.testing.assert_allclose(features, own().features(native, P.normalise(pixels())), rtol=1e-4, atol=1e-5)
-    expected = own().logits(native, P.normalise(pixels()))
+    features = run(trunk.path, images=pixels(17))["features"]
+    np.testing.assert_allclose(features, own().features(native, P.normalise(pixels(17))), rtol=1e-4, atol=1e-5)
+    expected = own().logits(native, P.normalise(pixels(17)))
     np.testing.assert_allclose(run(head.path, features=features)["logits"], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -152,8 +142,8 @@ def test_half_the_bytes(tmp_path: Path) -> None:
         for half in (False, True)
     )
     assert half.nbytes < full.nbytes and hs.OnnxModel(half.path).texts["dtype"] == "float16"
-    expected = own().logits(native, P.normalise(pixels()))
-    np.testing.assert_allclose(hs.OnnxModel(half.path).predict(pixels()), expected, atol=2e-2)
+    expected = own().logits(native, P.normalise(pixels(17)))
+    np.testing.assert_allclose(hs.OnnxModel(half.path).predict(pixels(17)), expected, atol=2e-2)
 
 
 @needs_torch
@@ -188,8 +178,8 @@ def test_what_only_this_process_knows_is_written_in_this_process_alone(
     model = hs.wrap(native, preprocess=P, name="of this process")
     if keras.backend.backend() == "torch":
         exported = hs.export(model, tmp_path / "m.onnx", device="cpu")
-        expected = own().logits(native, P.normalise(pixels()))
-        np.testing.assert_allclose(run(exported.path, images=pixels())["logits"], expected, rtol=1e-4, atol=1e-5)
+        expected = own().logits(native, P.normalise(pixels(17)))
+        np.testing.assert_allclose(run(exported.path, images=pixels(17))["logits"], expected, rtol=1e-4, atol=1e-5)
         return
     with pytest.raises(ExportError, match=said) as caught:
         hs.export(model, tmp_path / "m.onnx", device="cpu")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import headstart
-from exporting import CLASSES
+from exporting import CLASSES, pixels, run
 from own import P, X, sentences, wrapped
 from packaging.version import Version
 from PIL import Image
@@ -40,17 +40,6 @@ def own() -> Any:
     return pytest.importorskip("own_torch")
 
 
-def run(path: Path, **arrays: np.ndarray) -> dict[str, np.ndarray]:
-    """By onnxruntime alone."""
-    session = onnxruntime.InferenceSession(path)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, arrays), strict=True))
-
-
-def pixels(count: int = 5) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, *P.shape), np.uint8)
-
-
 def assert_computed(module: Any, x: np.ndarray, exported: Any) -> None:
     """onnxruntime gives what torch gives of one array, which has its channels first there."""
     with torch().no_grad():
@@ -66,14 +55,14 @@ def test_pictures_go_in_as_into_any_other_file(tmp_path: Path) -> None:
     exported = hs.export(model, tmp_path / "m.onnx", device="cpu")
     proof = exported.verification
     assert proof is not None and proof.largest < 1e-5 and proof.same == proof.samples
-    expected = own().logits(module, P.normalise(pixels()))
-    made = run(exported.path, images=pixels())
+    expected = own().logits(module, P.normalise(pixels(5)))
+    made = run(exported.path, images=pixels(5))
     np.testing.assert_allclose(made["logits"], expected, rtol=1e-4, atol=1e-5)
     opened = hs.OnnxModel(exported.path)
     assert (opened.inputs, opened.outputs) == (("images",), ("logits", "probabilities"))
     for count in (1, 3):
         np.testing.assert_allclose(opened.run(pixels(count))["logits"], expected[:count], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(opened.predict(pixels()), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(opened.predict(pixels(5)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_trunk_and_the_rest_of_the_module_are_the_whole(tmp_path: Path) -> None:
@@ -82,11 +71,11 @@ def test_a_trunk_and_the_rest_of_the_module_are_the_whole(tmp_path: Path) -> Non
     trunk, head = (
         hs.export(model, tmp_path / f"{part}.onnx", part=part, device="cpu") for part in ("trunk", "head")
     )
-    features = run(trunk.path, images=pixels())["features"]
+    features = run(trunk.path, images=pixels(5))["features"]
     np.testing.assert_allclose(
-        features, hs.forward(model, P.normalise(pixels()), "trunk", device="cpu")["trunk"], rtol=1e-4, atol=1e-5
+        features, hs.forward(model, P.normalise(pixels(5)), "trunk", device="cpu")["trunk"], rtol=1e-4, atol=1e-5
     )
-    expected = own().logits(module, P.normalise(pixels()))
+    expected = own().logits(module, P.normalise(pixels(5)))
     np.testing.assert_allclose(run(head.path, features=features)["logits"], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -208,8 +197,8 @@ def test_weights_beyond_what_a_file_holds(tmp_path: Path, monkeypatch: pytest.Mo
     module = own().small()
     exported = hs.export(wrapped(own(), module), tmp_path / "m.onnx", device="cpu")
     assert len([*tmp_path.iterdir()]) == 2 and onnx.load(exported.path, load_external_data=False).ByteSize() < 8000
-    expected = own().logits(module, P.normalise(pixels()))
-    np.testing.assert_allclose(hs.OnnxModel(exported.path).predict(pixels()), expected, rtol=1e-4, atol=1e-5)
+    expected = own().logits(module, P.normalise(pixels(5)))
+    np.testing.assert_allclose(hs.OnnxModel(exported.path).predict(pixels(5)), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", [pytest.param("single", marks=pytest.mark.slow), "regression"])
