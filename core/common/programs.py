@@ -23,9 +23,10 @@ def folder_of(name: str, whose: str) -> Path | None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not (reason := _unsafe(folder)):
             return folder
+        reason = f"{folder} {reason}"
     except (HeadstartError, OSError) as error:
-        reason = f"({error})"
-    LOG.debug("%s: compiled programs are not kept: %s %s", whose, FOLDER, reason)
+        reason = str(error)
+    LOG.debug("%s: compiled programs are not kept: %s", whose, reason)
     return None
 
 

@@ -105,7 +105,7 @@
     if (value !== null && !share) return `, ${words} ${Number(value.toPrecision(4))}`;
     return `, ${words} ${value === null ? "\u2013" : percent(value)}`;
   };
-  const plain = (loss) => // as plain_text of common/text.py
+  const plain = (loss) => // as plain_text of common/text.py has what is nearly 0
     (loss !== null && loss !== 0 && Math.abs(loss) < 0.00005 ? loss.toPrecision(2) : number(loss, 4));
   const said = (run, loss, score) =>
     `loss ${plain(loss)}${score === null && run.score !== "accuracy" ? "" : scored(run, score)}`;
