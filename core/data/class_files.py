@@ -7,12 +7,12 @@ or is no list of names is refused: a class that is called "\\ufeffcat" matches n
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from headstart.common.errors import SettingError
+from headstart.data.json_text import at_odds, parsed
 from headstart.data.names import MOST_DIGITS, normal, shown, twice
 from headstart.data.place import expanded
 
@@ -88,9 +88,11 @@ def _names_in(path: Path, what: str) -> list[str]:
     if not text.lstrip().startswith(("[", "{")):
         return LINE_END.split(text.rstrip("\x1a"))  # which DOS put at the end of a text
     try:
-        content = json.loads(text)
+        content = parsed(text)
     except (ValueError, RecursionError) as error:
         raise SettingError(f"{what}: not a JSON list or map of names ({error})") from error
+    if (key := at_odds(content)) is not None:
+        raise SettingError(f"{what}: the key {key!r} stands twice, with two values; keep one of them")
     names = _of_map(content) if isinstance(content, dict) else content
     if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
         raise SettingError(

@@ -31,6 +31,7 @@ from headstart.data.label_texts import (
 )
 from headstart.data.labels import warn_of_missing
 from headstart.data.names import bare, class_list, normal, shown, twins, warn_of_kin
+from headstart.data.rounded_ids import warn_of_rounded
 from headstart.data.written_lists import refuse_ranges, warn_of_brackets, written_lists
 
 NO_NUMBER = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
@@ -122,6 +123,8 @@ def labels_in(
     texts = [str(whole_of(value)) for value in values]
     if task == REGRESSION or (task is None and kinds & {"number"} and not _are_classes(texts, names)):
         return _regression([(column, np.array(list(map(_float, values))))], task, names, place)
+    if names is None:
+        warn_of_rounded(values, column, "class")
     if task == MULTI:
         return _of_lists([[text] for text in texts], column, task, names, place)
     return _single(texts, column, task, names, place)
@@ -223,6 +226,8 @@ def _of_texts(
         # 3.0, as a spreadsheet or a frame with gaps writes a 3; 1e3 stays the name that it is
         texts = [_without_point(text) for text in texts]
     about = _single(texts, column, task, names, place)
+    if names is None:
+        warn_of_rounded(distinct, column, "class")
     if task is None and names is None:
         warn_of_spaces(texts, column)
         warn_of_brackets(texts, column)
@@ -340,6 +345,8 @@ def _of_lists(
     if rows and (task in (None, REGRESSION) or set(flat) <= {0, 1}):
         columns = [(f"{column}[{k}]", [row[k] for row in lists]) for k in range(len(lists[0]))]
         return _of_several(columns, task, names, place)
+    if names is None and task != REGRESSION:
+        warn_of_rounded(flat, column, "class")
     if task == SINGLE and all(len(row) == 1 for row in lists):
         return _single([str(whole_of(row[0])).strip() for row in lists], column, task, names, place)
     if task not in (None, MULTI):

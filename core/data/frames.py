@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -27,6 +26,7 @@ from headstart.common.machine import available_memory
 from headstart.data.class_files import MARKS
 from headstart.data.class_labels import class_names, named
 from headstart.data.formats import SUFFIXES
+from headstart.data.json_text import AtOdds, at_odds, parsed
 from headstart.data.layouts import refuse_url
 from headstart.data.limits import MAX_NBYTES
 from headstart.data.names import normal
@@ -315,7 +315,7 @@ def _of_json_lines(path: TableFile) -> Frame:
                 if not line.strip():
                     continue
                 try:
-                    value = json.loads(line)
+                    value = parsed(line)
                 except (ValueError, RecursionError) as error:
                     raise DataError(f"{path}: line {number} is no JSON ({error})") from None
                 if not isinstance(value, dict):
@@ -330,12 +330,21 @@ def _of_json_lines(path: TableFile) -> Frame:
 
     def read(asked: Sequence[str]) -> dict[str, Column]:
         columns: dict[str, list[Any]] = {name: [] for name in asked}
-        for value in objects():
+        for row, value in enumerate(objects(), 1):
             for name, column in columns.items():
-                column.append(value.get(name))
+                cell = value.get(name)
+                if isinstance(value, AtOdds) or isinstance(cell, AtOdds):
+                    _refuse_two_values(path, row, value, name)
+                column.append(cell)
         return dict(columns)
 
     return Frame(str(path), list(names), read)
+
+
+def _refuse_two_values(path: TableFile, row: int, value: dict[str, Any], name: str) -> None:
+    """DataError where a row says two things in the column `name`."""
+    if (key := at_odds(value, name)) is not None:
+        raise DataError(f"{path}: row {row} has the key {key!r} twice, with two values; keep one of them")
 
 
 # --- Arrow

@@ -20,6 +20,7 @@ from headstart.data.label_texts import first_comma, warn_of_points
 from headstart.data.labels import MISSING
 from headstart.data.layouts import role_of
 from headstart.data.names import bare, kin, normal, shown
+from headstart.data.rounded_ids import warn_of_rounded
 
 
 def parts_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray | None:
@@ -51,6 +52,7 @@ def groups_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
         raise DataError(
             f"{place(bad)} has no group in column {column!r}; expected one in every row, one of its own if need be"
         )
+    warn_of_rounded(values, column, "group")
     groups = np.empty(len(values), object)
     groups[:] = [normal(_text(value).strip()) for value in values]
     names = sorted(set(groups.tolist()))

@@ -7,7 +7,6 @@ what lies in a tar that was changed since it was opened is not read: its labels 
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
@@ -23,6 +22,7 @@ from headstart.data.columns import is_missing, labels_in
 from headstart.data.dataset import Dataset
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.formats import PREFIX_NBYTES, SUFFIXES, kind_of
+from headstart.data.json_text import at_odds, parsed
 from headstart.data.label_positions import names_of
 from headstart.data.left_out import SKIP, Skipped, check_on_error
 from headstart.data.limits import MAX_NBYTES
@@ -457,9 +457,11 @@ def _field(sample: _Sample, name: str) -> Any:
     if text is None:
         return None
     try:
-        content = json.loads(text)
+        content = parsed(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"the json of {sample.key} in {sample.shard} is none ({error})") from None
+    if (key := at_odds(content, name)) is not None:
+        raise DataError(f"the json of {sample.key} in {sample.shard} has the key {key!r} twice, with two values")
     return content.get(name) if isinstance(content, dict) else None
 
 

@@ -57,6 +57,7 @@ def test_a_file_of_any_encoding_that_it_names(tmp_path: Path, content: bytes) ->
         (b"[1, 2", "not a JSON list"),
         (b"[" * 100_000, "not a JSON list"),
         (b'[["cat"]]', "not a JSON list of names"),
+        (b'{"0": "cat", "1": "dog", "0": "cow"}', "the key '0' stands twice, with two values"),
         (b'{"0": "cat", "2": "dog"}', "map from the numbers 0 to n - 1"),
         (b'{"a": "cat", "b": "dog"}', "map from the numbers 0 to n - 1"),
         (b'{"0": "cat", "%s": "dog"}' % (b"1" * 5000), "map from the numbers 0 to n - 1"),

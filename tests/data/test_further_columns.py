@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,67 @@ def test_names_of_files_as_python_shows_bytes(files: list[str]) -> None:
         DataError, match=r"are not there, .* as Python shows bytes: write them as text, name\.decode"
     ):
         hs.data.table({"file": [str(name.encode()) for name in files], "label": ["ant", "bee"] * (N // 2)})
+
+
+@pytest.mark.neutral
+def test_a_key_that_stands_twice_in_a_row_of_json(files: list[str], tmp_path: Path) -> None:
+    """Python's reader keeps the last, so a picture of an ant was a bee's."""
+    rows = [f'{{"file": "{file}", "label": "{"ab"[k % 2]}", "of": {{"by": 1}}}}' for k, file in enumerate(files)]
+
+    def of(row: str) -> hs.data.Dataset:
+        Path("t.jsonl").write_text("\n".join([rows[0], "", row, *rows[2:]]), "utf-8")
+        return hs.data.table("t.jsonl")
+
+    with pytest.raises(DataError, match=r"row 2 has the key 'label' twice, with two values; keep one"):
+        of('{"file": "1.png", "label": "a", "label": "b"}')
+    with pytest.raises(DataError, match="row 2 has the key 'path' twice"):
+        of('{"file": {"path": "0.png", "path": "1.png"}, "label": "b"}')
+    for harmless in (
+        '{"file": "1.png", "label": "b", "label": "b"}',
+        '{"by": 1, "file": "1.png", "label": "b", "by": 2, "of": {"by": 1, "by": 2}}',
+    ):
+        assert of(harmless).labels.tolist() == [0, 1] * (N // 2)
+    with tarfile.open("t.tar", "w") as tar:
+        for k, file in enumerate(files):
+            (tmp_path / f"{k}.json").write_text('{"label": "a", "label": "b"}' if k == 1 else '{"label": "a"}')
+            tar.add(file), tar.add(f"{k}.json")
+    with pytest.raises(DataError, match=r"the json of 1 in .*t\.tar has the key 'label' twice, with two values"):
+        hs.data.webdataset("t.tar")
+
+
+AS_FLOATS = [float(2**53), 2.0**53 + 2, *[1.0, 1.0, 2.0, 2.0]]
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [
+        (AS_FLOATS, "9007199254740992.0"),
+        ([f"{number}" for number in AS_FLOATS], "9007199254740992.0"),
+        (np.array([2**24, 2**24 + 1, 3, 3, 4, 4], np.float32), "16777216.0"),
+        (["1.23457E+17", "1.23457E+17", "a", "a", "b", "b"], "1.23457E+17"),
+    ],
+)
+def test_ids_that_went_through_floats_are_told(files: list[str], ids: Any, shown: str) -> None:
+    """Where a table was made two patients, or classes, became one."""
+    columns = {"file": files, "label": ["ant", "bee"] * (N // 2)}
+    told = re.escape(f"in column 'who' is {shown}, a number with a point that has not all digits")
+    with pytest.warns(DataWarning, match="a group " + told):
+        hs.data.table(columns | {"who": ids}, group="who")
+    with pytest.warns(DataWarning, match="a class " + told):
+        hs.data.table({"file": files, "who": ids}, label="who", task="single")
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [2**53, 2**53 + 1, 1, 1, 2, 2],
+        [str(2**53), str(2**53 + 1), "1", "1", "2", "2"],
+        [2.0**24 + 1, 2.0**24, 3.0, 3.0, 4.0, 4.0],
+        ["1e3", "1e4", "3.0", "3.0", "4", "4"],
+    ],
+)
+def test_ids_that_have_all_their_digits_are_not(files: list[str], ids: Any) -> None:
+    columns = {"file": files, "label": ["ant", "bee"] * (N // 2)}
+    assert len(set(hs.data.table(columns | {"who": ids}, group="who").groups or ())) == len(set(ids))
