@@ -21,7 +21,7 @@ from headstart.cli.options import (
 )
 from headstart.cli.preparing import ready
 from headstart.cli.rendering import show, show_legend
-from headstart.cli.results import attempt, keep_figures, test_figures, test_line
+from headstart.cli.results import attempt, attempt_or_stop, keep_figures, test_figures, test_line
 from headstart.common.log import result_follows
 from headstart.common.text import extraction_line, placement_line
 
@@ -79,11 +79,19 @@ def fit(
             return f"saved to {folder}"
 
         of_run = attempt(saved)
-    tested = None if test is None else attempt(lambda: run.evaluate(test))
+
+    def reported() -> str | None:
+        if out is None or of_run is None:
+            return None
+        return attempt(lambda: figures.report(out / "report.html").name)
+
+    report, tested = reported(), None  # now already: scoring the test data may take long, and be killed
+    if test is not None:
+        tested = attempt_or_stop(lambda: run.evaluate(test).as_test(test, train, val))
     if tested is not None:  # its report has the scores of the test data, too
-        figures.rows[0]["test"] = tested.as_dict()
-    if out is not None and of_run is not None:  # it is saved, whatever becomes of its report
-        report = attempt(lambda: figures.report(out / "report.html").name)
+        figures.rows[0]["test"] = tested
+        report = reported()
+    if of_run is not None:  # it is saved, whatever becomes of its report
         written.append(of_run if report is None else f"{of_run}, with {report}")
     facts = {**figures.single(), **test_figures(tested), **of_near}
     if keep_figures(json_file, facts) is not None and out is None and json_file and json_file.suffix:
@@ -96,7 +104,7 @@ def fit(
         show(of_folds)
         show_legend(of_folds.legend)
     if tested is not None:
-        show(test_line(tested.as_dict()))
+        show(test_line(tested))
     if run.extraction is not None:
         show(extraction_line(run.extraction), placement_line(run.settings["features"]))
     if out is None:

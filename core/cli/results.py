@@ -15,7 +15,7 @@ from headstart.common.text import HEADLINES, headline_text, share_text
 
 T = TypeVar("T")
 
-_failures: list[HeadstartError] = []
+_failures: list[BaseException] = []
 
 
 @contextmanager
@@ -30,16 +30,25 @@ def failures_told_last() -> Iterator[None]:
 
 def attempt(write: Callable[[], T]) -> T | None:
     """What `write` returns. None where it raised an error of ours, which is raised when all has been printed."""
+    return _attempt(write, HeadstartError)
+
+
+def attempt_or_stop(compute: Callable[[], T]) -> T | None:
+    """`attempt` of what takes long, after results that are not printed yet: None, too, where somebody stops it."""
+    return _attempt(compute, HeadstartError, KeyboardInterrupt)
+
+
+def _attempt(write: Callable[[], T], *errors: type[BaseException]) -> T | None:
     try:
         return write()
-    except HeadstartError as error:
+    except errors as error:
         _failures.append(error)
         return None
 
 
-def test_figures(evaluation: Any) -> dict[str, Any]:
-    """What --json has of the test data; nothing where there were none."""
-    return {} if evaluation is None else {"test": evaluation.as_dict()}
+def test_figures(facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What --json has of the test data, `Evaluation.as_test`; nothing where there were none."""
+    return {} if facts is None else {"test": facts}
 
 
 def test_line(facts: Mapping[str, Any], whose: str = "") -> str:

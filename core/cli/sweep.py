@@ -22,7 +22,7 @@ from headstart.cli.options import (
 )
 from headstart.cli.preparing import ready
 from headstart.cli.rendering import show, show_legend
-from headstart.cli.results import attempt, keep_figures, test_figures, test_line
+from headstart.cli.results import attempt, attempt_or_stop, keep_figures, test_figures, test_line
 from headstart.common.errors import SettingError
 from headstart.common.text import counted, extraction_line, folds_line
 
@@ -83,14 +83,18 @@ def sweep(
     result = run_sweep(model, train, val, grid=grid, halving=halving, engine=engine, **values)
     all_diverged = result.runs[0].diverged
     saved = attempt(lambda: never_lost(result.best.save, out)) if out is not None and not all_diverged else None
-    tested = None if test is None or all_diverged else attempt(lambda: result.best.evaluate(test))
+    tested = (
+        None
+        if test is None or all_diverged
+        else attempt_or_stop(lambda: result.best.evaluate(test).as_test(test, train, val))
+    )
     keep_figures(json_file, {**result.as_dict(), **test_figures(tested)})
     table = result.as_table(top)
     show(table)
     if table.legend:
         show_legend(table.legend)
     if tested is not None:
-        show(test_line(tested.as_dict(), "of the best"))
+        show(test_line(tested, "of the best"))
     if result.extraction is not None:
         show(extraction_line(result.extraction))
     how = f"{result.at_once} at once" if result.at_once > 1 else "one after the other"

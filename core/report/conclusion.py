@@ -276,11 +276,13 @@ def _of_data(known: Mapping[str, Any], taken: Entry) -> list[str]:
     if (copies := finite(data.get("val_in_train"))) and not taken.get("folds"):
         said.append(_trained_on(copies, finite(data.get("val")), "validation"))
     if (cut := finite(data.get("val_of_train_groups"))) and not taken.get("folds"):
-        groups = "sample is of a group that was" if cut == 1 else "samples are of groups that were"
-        said.append(f"The scores are too good: {cut:,.0f} validation {groups} trained on as well.")
+        said.append(_of_groups(cut, "validation", "trained on"))
     test = _test_of(taken)
     if copies := finite((test.get("trained_on") or {}).get("samples")):
         said.append(_trained_on(copies, finite(test.get("samples")), "test"))
+    if cut := finite(test.get("of_seen_groups")):
+        seen = "trained on" if taken.get("folds") else "trained or validated on"
+        said.append(_of_groups(cut, "test", seen))
     return said
 
 
@@ -288,6 +290,11 @@ def _trained_on(copies: float, samples: float | None, part: str) -> str:
     of = "" if not samples else f" of {samples:,.0f}"
     samples_of = f"{part} sample{'' if copies == 1 and not of else 's'} {'was' if copies == 1 else 'were'}"
     return f"The scores are too good: {copies:,.0f}{of} {samples_of} trained on as well."
+
+
+def _of_groups(samples: float, part: str, seen: str) -> str:
+    groups = "sample is of a group that was" if samples == 1 else "samples are of groups that were"
+    return f"The scores are too good: {samples:,.0f} {part} {groups} {seen} as well."
 
 
 def _few(entry: Entry) -> list[str]:

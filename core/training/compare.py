@@ -431,7 +431,7 @@ def _run_modes(arguments: CompareArguments, name: str, emit: Listener) -> int:
             entry = entry_of(run)
             try:
                 if test is not None:
-                    entry["test"] = run.evaluate(test).as_dict()
+                    entry["test"] = run.evaluate(test).as_test(test, train, val)
             finally:  # what was trained is told in any case
                 emit({"event": "row", "row": entry})
     except HeadstartError as error:

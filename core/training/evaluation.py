@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headstart.common.table import Table
+from headstart.data.copies import groups_cut
+from headstart.data.samples import Samples
 from headstart.training.scores import Scores
 from headstart.training.scores.outcome import Outcome
 from headstart.training.tables import classes_table, confusions_table, misses_table, scores_table
@@ -56,6 +58,12 @@ class Evaluation:
             "confusions": self.confusions,
             "validation": self.validation.as_dict(),
         }
+
+    def as_test(self, test: Samples, *seen: Samples | None) -> dict[str, Any]:
+        """`as_dict`, of the samples `test` beside those `seen` in training and validation: `of_seen_groups` where
+        some are of groups of these."""
+        of_groups = len(groups_cut(test, *seen))
+        return {**self.as_dict(), **({"of_seen_groups": of_groups} if of_groups else {})}
 
     def _trained_on(self) -> dict[str, Any] | None:
         if self.trained_on is None:

@@ -173,6 +173,7 @@ ENTRY = {
         {
             "samples": Optional(int),
             "trained_on": Optional({"samples": Optional(int)}),
+            "of_seen_groups": Optional(int),
             "scores": Optional(SCORES),
         }
     ),

@@ -18,6 +18,7 @@ from headstart.common.errors import DataError, SettingError
 from headstart.data.opening import opened
 from headstart.training.checks import opened as both
 from headstart.training.opening import model_and_data
+from headstart.training.run import Run
 
 QUICK = [
     "--model",
@@ -232,3 +233,55 @@ def test_what_the_command_cannot_mean(tmp_path: Path, backend: str, monkeypatch:
     assert done.code == 0 and "validation: val: 4 images in 3 classes: a 4, b 0, c 0" in done.err, done.err
     done = headstart("evaluate", "--run", tmp_path / "run", "--data", root / "val", "--task", "multi")
     assert (done.code, done.out) == (2, "") and "task=: of tables, and not of a folder of images" in done.err, done
+
+
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
+def test_a_command_that_is_stopped_while_it_scores_the_test_data(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was trained is saved, reported and told all the same; a report stands beside the run before that."""
+    monkeypatch.setenv("HEADSTART_BACKEND", backend)
+    root, out = tree(tmp_path / "photos", train="abc", val="ab", test="ca"), tmp_path / "run"
+    figures = tmp_path / "figures.json"
+    command = ("fit", "--data", root, *QUICK, "--out", out, "--json", figures)
+    assert headstart(*command).code == 0
+    beside: list[bool] = []
+
+    def stopped(*_: object, **__: object) -> None:
+        beside.append((out / "report.html").is_file())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "evaluate", stopped)
+    figures.unlink()
+    done = headstart(*command)
+    assert done.code == 130 and f"saved to {out}, with report.html" in done.out.replace("\n", " "), done
+    assert beside == [True] and "test" not in json.loads(figures.read_text())
+    figures.unlink()
+    done = headstart("sweep", "--data", root, "--lr", "0.1,0.01", *QUICK, "--json", figures)
+    assert done.code == 130 and "0.01" in done.out and figures.is_file(), done
+
+
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
+@pytest.mark.filterwarnings("default:.*of groups")
+def test_test_samples_of_groups_that_were_trained_on_stand_in_the_report(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSTART_BACKEND", backend)
+    root = tree(tmp_path / "photos", train="ab", val="ab", test="ab")
+    rows = ["file,label,split,who"]
+    for i, path in enumerate(sorted(root.rglob("*.png"))):
+        part = path.parents[1].name
+        who = "one" if part == "train" or (part == "test" and path.name == "0.png") else i
+        rows.append(f"{path.relative_to(root)},{path.parent.name},{part},{who}")
+    (table := tmp_path / "labels.csv").write_text("\n".join(rows))
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    options = ("--data", table, "--root", root, "--group", "who", *QUICK)
+    done = headstart("fit", *options, "--out", out, "--json", figures)
+    assert done.code == 0 and "2 of 8 test samples are of groups that training or validation" in done.err
+    assert json.loads(figures.read_text())["test"]["of_seen_groups"] == 2
+    said = "2 test samples are of groups that were trained or validated on as well"
+    assert said in " ".join(Parsed((out / "report.html").read_text("utf-8")).texts)
+    assert headstart("sweep", *options, "--lr", "0.1", "--json", figures).code == 0
+    assert json.loads(figures.read_text())["test"]["of_seen_groups"] == 2
+    compared = headstart("compare", *options, "--modes", "cached", "--out", tmp_path / "compared")
+    assert compared.code == 0 and said in " ".join((tmp_path / "compared/report.html").read_text("utf-8").split())

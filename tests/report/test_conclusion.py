@@ -185,6 +185,11 @@ def test_runs_that_diverged() -> None:
             "The scores are too good: 9 validation samples are of groups that were trained on as well.",
         ),
         ({"folds": {"values": [0.8, 0.8]}}, {"val_of_train_groups": 9}, None),  # which cut no group
+        (
+            {"test": {"of_seen_groups": 1, "samples": 40}},
+            {},
+            "The scores are too good: 1 test sample is of a group that was trained or validated on as well.",
+        ),
         ({"data": {"val_in_train": 2, "val": 9}}, {}, "The scores are too good: 2 of 9 validation samples were"),
         ({"data": {"val": 9}}, {"val_in_train": 7, "val": 400}, None),  # which are another run's
         ({}, {"skipped": [["a.jpg", "is empty"]]}, "1 file of the data was left out."),
