@@ -105,8 +105,13 @@
     if (value !== null && !share) return `, ${words} ${Number(value.toPrecision(4))}`;
     return `, ${words} ${value === null ? "\u2013" : percent(value)}`;
   };
-  const plain = (loss) => // as plain_text of common/text.py has what is nearly 0
-    (loss !== null && loss !== 0 && Math.abs(loss) < 0.00005 ? loss.toPrecision(2) : number(loss, 4));
+  const plain = (loss) => { // as plain_text of common/text.py: nearly 0 or 1 is neither
+    if (loss === null || loss === 0) return number(loss, 4);
+    if (Math.abs(loss) < 0.00005) return loss.toPrecision(2);
+    let digits = 4;
+    while (digits < 8 && loss < 1 && Number(loss.toFixed(digits)) === 1) digits += 1;
+    return loss.toFixed(digits);
+  };
   const said = (run, loss, score) =>
     `loss ${plain(loss)}${score === null && run.score !== "accuracy" ? "" : scored(run, score)}`;
   const when = (point, end) => { // `end`: as the axis of time counts

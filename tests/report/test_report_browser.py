@@ -24,6 +24,7 @@ from report_pages import (
 )
 
 from headstart import report
+from headstart.common.text import plain_text, share_text
 from headstart.report.looks import looks
 
 pytestmark = pytest.mark.neutral
@@ -335,3 +336,27 @@ def test_pages_of_other_tasks_work(chromium: Browser, tmp_path: Path) -> None:
     assert chromium.run(tooltips, "mae seconds")[0] == [40, 12.5]
     assert len(chromium.run(tooltips, "loss seconds")[0]) == 5
     assert chromium.console() == []
+
+
+@pytest.mark.of("torch")  # a browser knows no framework: once is enough
+def test_what_hovering_says_is_what_tables_say(chromium: Browser, tmp_path: Path) -> None:
+    """What is nearly 0 or 1 is neither there."""
+    given = content([row("torch", "full")])
+    values = [0.99998, 0.9999999, 1.0, 0.99994, 1.00002, 0.000032, 0.0]
+    [one] = given["rows"]
+    one["history"] = [{**one["history"][0], "epoch": k, "loss": x, "val_loss": x} for k, x in enumerate(values, 1)]
+    one["history"][0] |= {"accuracy": 0.99998, "val_accuracy": 0.00002}
+    chromium.open(saved(given, tmp_path))
+    said = chromium.run(
+        """const plot = Bokeh.documents.map((d) => d.roots()[0]).find((plot) => plot.name === "loss epoch");
+        const { data } = plot.renderers.find((r) => r.name === "points").data_source;
+        return [Array.from(data.validation), data.training[0]]"""
+    )
+    texts = [text.split(",")[0].removeprefix("loss ") for text in said[0]]
+    assert list(map(float, texts)) == [float(plain_text(value)) for value in values], texts
+    assert (
+        texts[:5]
+        == [plain_text(value) for value in values[:5]]
+        == ["0.99998", "0.9999999", "1.0000", "0.9999", "1.0000"]
+    )
+    assert said[0][0].endswith(f"accuracy {share_text(0.00002, '')}{SPACE}%"), said[0][0]
