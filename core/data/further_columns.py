@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart.common.errors import DataError, DataWarning
 from headstart.common.numbers import FLOAT32_LARGEST
@@ -21,6 +22,9 @@ from headstart.data.labels import MISSING
 from headstart.data.layouts import role_of
 from headstart.data.names import bare, kin, normal, shown
 from headstart.data.rounded_ids import warn_of_rounded
+
+LEAST_WEIGHT = 2.0**-100
+"""beside a largest weight between 1 and 2"""
 
 
 def parts_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray | None:
@@ -94,4 +98,25 @@ def weights_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
         weights[i] = number
     if not weights.any():
         raise DataError(f"all weights in column {column!r} are 0; nothing would be learned")
-    return weights.astype(np.float32)
+    in_range, lost = weights_in_range(weights)
+    if lost:
+        warnings.warn(
+            f"{lost:,} of {len(weights):,} weights in column {column!r} are less than {LEAST_WEIGHT:.0e} of the "
+            "largest, and count as 0",
+            DataWarning,
+            stacklevel=6,
+        )
+    return in_range
+
+
+def weights_in_range(weights: np.ndarray) -> tuple[NDArray[np.float32], int]:
+    """Weights, float64 `(n,)` of 0 or more, as float32, and how many of them became 0. Only how they stand beside
+    each other counts, so where the losses and gradients that they are multiplied with would leave the range of
+    float32 all are divided by one power of two, and what is then next to nothing is 0: in a batch of such alone,
+    the sum that a loss is divided by would be 0 as well."""
+    positive = weights[weights > 0]
+    if not len(positive) or LEAST_WEIGHT <= positive.min() <= positive.max() <= 1 / LEAST_WEIGHT:
+        return weights.astype(np.float32), 0
+    scaled = np.ldexp(weights, 1 - int(np.frexp(positive.max())[1]))
+    is_lost = (scaled > 0) & (scaled < LEAST_WEIGHT)
+    return np.where(is_lost, 0, scaled).astype(np.float32), int(is_lost.sum())

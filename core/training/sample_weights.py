@@ -15,6 +15,7 @@ from headstart.common.errors import DataError, SettingError, UnknownNameError
 from headstart.common.numbers import FLOAT32_LARGEST
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, SINGLE
+from headstart.data.further_columns import weights_in_range
 from headstart.data.names import normal
 from headstart.features.feature_set import FeatureSet
 
@@ -53,7 +54,8 @@ def sample_weights(data: Dataset | FeatureSet, class_weights: ClassWeights) -> N
     Raises UnknownNameError for a class that the data have not, DataError where no sample counts.
     """
     if class_weights is None:
-        return _counting(data, data.weights)
+        check_counting(data)
+        return data.weights
     if isinstance(class_weights, Mapping):
         of_class = np.ones(len(data.classes), np.float32)
         for name, weight in class_weights.items():
@@ -65,13 +67,15 @@ def sample_weights(data: Dataset | FeatureSet, class_weights: ClassWeights) -> N
         counts = np.bincount(data.labels, data.weights, len(data.classes)).astype(np.float64)
         there = max(1, np.count_nonzero(counts))
         of_class = (counts.sum() / there / np.where(counts > 0, counts, 1)).astype(np.float32)
-    weights = of_class[data.labels]
-    return _counting(data, weights if data.weights is None else weights * data.weights)
+    weights = of_class[data.labels].astype(np.float64)
+    in_range, _ = weights_in_range(weights if data.weights is None else weights * data.weights)
+    _check_counting(data, in_range)
+    return in_range
 
 
 def check_counting(data: Dataset | FeatureSet) -> None:
     """DataError where no sample counts."""
-    _counting(data, data.weights)
+    _check_counting(data, data.weights)
 
 
 def check_learnable(
@@ -92,7 +96,6 @@ def check_learnable(
         )
 
 
-def _counting(data: Dataset | FeatureSet, weights: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+def _check_counting(data: Dataset | FeatureSet, weights: NDArray[np.float32] | None) -> None:
     if weights is not None and not weights.any():
         raise DataError(f"no sample of {data.name!r} counts: all of their weights are 0")
-    return weights

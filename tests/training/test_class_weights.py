@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.common.errors import DataError, SettingError, UnknownNameError
+from headstart.common.errors import DataError, DataWarning, SettingError, UnknownNameError
 from headstart.data import Dataset
 from headstart.testing import small_model
 from headstart.training.options import OPTIONS
@@ -61,6 +61,27 @@ class TestCounting:
         assert weights_of(data, {"rare": 3.0}) == [1.0, 0.5, 6.0]
         assert weights_of(images_of([0, 0, 1]), {"rare": 3.0, "absent": 9.0}) == [1.0, 1.0, 3.0]
         assert weights_of(images_of([0, 0, 1]), None) is None
+
+    @pytest.mark.parametrize("scale", [1e-44, 1e-37, 1e37, 1.5e38])
+    def test_only_how_they_stand_beside_each_other_counts(self, scale: float) -> None:
+        """Products and sums of such numbers leave the range of 32 bits: NaN in one framework, 0 in another."""
+        plain, labels = [2.0, 1.0, 0.0], [0, 0, 1]
+        data = images_of(labels, weights=[scale * weight for weight in plain])
+        assert data.weights is not None and data.weights[0] == pytest.approx(2 * data.weights[1], rel=1e-6)
+        assert 1 <= data.weights[0] < 2 and data.weights[2] == 0
+        made = sample_weights(images_of(labels, [2.0, 1.0, 1.0]), {"common": scale, "rare": scale / 2})
+        assert made is not None and made / made[1] == pytest.approx([2, 1, 0.5], rel=0.2), "1e-44 has few digits"
+        assert 1 <= made[0] < 2.0
+
+    def test_what_is_next_to_nothing_beside_the_largest_is_0_and_told(self) -> None:
+        with pytest.warns(
+            DataWarning, match="2 of 4 weights in column 'weights' are less than 8e-31 of the largest"
+        ):
+            data = images_of([0, 0, 1, 1], weights=[3.0, 1e-20, 1e-40, 1e-300])
+        assert data.weights is not None and (data.weights[:2] / data.weights[0]).tolist() == pytest.approx(
+            [1, 1e-20 / 3]
+        )
+        assert data.weights[2:].tolist() == [0, 0]
 
     def test_what_cannot_count_is_refused(self) -> None:
         with pytest.raises(UnknownNameError, match=r"rar.*rare"):
