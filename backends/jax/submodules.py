@@ -19,6 +19,7 @@ from flax import nnx
 from headstart.backends.jax import linen
 from headstart.backends.jax.classifier import classifier_of, watched
 from headstart.backends.jax.door import as_its_owner
+from headstart.backends.jax.doubted import product_of
 from headstart.backends.jax.following import part_of
 from headstart.backends.jax.joining import noting, read_by, reading_of
 from headstart.backends.jax.parts import (
@@ -43,7 +44,7 @@ from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRe
 from headstart.data.rows import count, with_one_more
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
-from headstart.models.endings import is_projection
+from headstart.models.endings import is_numbered, is_projection, tell_of_doubted
 from headstart.models.several import (
     TOKENS,
     Entry,
@@ -104,6 +105,8 @@ def up_to_submodule(request: WrapRequest, row: Entry | None = None) -> Wrapping:
     elif request.fresh:
         at = classifiers_of(module, by_name, request.example, ending, row)
         cut, before = (f"{BEFORE}{', '.join(at)}", True) if at else (None, False)
+        if not at:
+            _tell_of_doubted(module, watching(module, by_name, row), request.example)
     structure, reason = told(lambda teller: [cut, by_name, teller.value(module)], module)
     if at:
         check_called_once(module, at, by_name, request.example)
@@ -156,6 +159,19 @@ def classifiers_of(
     if own := [name for name in names_holding(module, matrices) if not is_projection(name)]:
         raise CutError(OWN.format(called(module), own[0]))
     return paths
+
+
+def _tell_of_doubted(module: nnx.Module, seeing: Callable[[Any], Any], example: Any) -> None:
+    """See `doubted`: the weights that are called neither a classifier nor a projection."""
+    matrices, count = product_of(seeing, example)
+    for name in names_holding(module, matrices):
+        name = name.removeprefix("params.") if isinstance(module, linen.Bridged) else name
+        path, _, kind = name.rpartition(".")
+        is_layer = kind == "kernel"
+        if not is_projection(name) and (is_numbered(path) or not is_layer):
+            what = f"layer {path!r}" if is_layer else f"parameter {name!r}"
+            tell_of_doubted(called(module), count, what, is_layer)
+            return
 
 
 def watching(module: nnx.Module, by_name: bool, row: Entry = ()) -> Callable[[Any], Any]:

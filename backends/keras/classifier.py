@@ -51,13 +51,16 @@ class Found(NamedTuple):
     empty"""
     unnamed: str = ""
     """the name that Keras gave a layer which would be a classifier if it were called so; then `calls` is empty"""
+    doubted: str = ""
+    """the name of a layer of another kind that multiplies by weights, and so may be a classifier; then `calls` is
+    empty"""
 
 
 def classifiers(model: keras.Model, ending: str = "") -> Found:
     """`ending`: what was taken off at the model's end."""
     walk = _Walk(model)
     if not walk.ends(Behind(ending)):
-        return Found(unnamed=next(iter(walk.unnamed), ""))
+        return Found(unnamed=next(iter(walk.unnamed), ""), doubted=next(iter(walk.doubted), ""))
     return Found(unseen=walk.unseen[0]) if walk.unseen else Found(walk.classifiers())
 
 
@@ -81,6 +84,7 @@ class _Walk:
         """whether one of them is a model with other trained layers"""
         self.unseen: list[str] = []
         self.unnamed: list[str] = []
+        self.doubted: list[str] = []
         self._seen: set[int] = set()
         self._followed: list[keras.Model] = []
         self._given: dict[int, Any] = {}
@@ -104,6 +108,7 @@ class _Walk:
             return self.is_rank(self._enter(inner, node), behind)
         if (going := step(node, behind, self.made, self._is_learned)) is None:
             if not is_own(layer):
+                self.doubted += [layer.name] if _may_rank(node) else []
                 return self._is_closed(layer, behind)
             self.unseen.append(layer.name)
             going = node.input_tensors, replace(before(layer, behind), named=True)
@@ -192,6 +197,22 @@ def _widths(node: Any) -> tuple[int, int]:
 
 def _has_matrix(operation: Any) -> bool:
     return any(len(weight.shape) > 1 for weight in getattr(operation, "weights", None) or ())
+
+
+def _may_rank(node: Any) -> bool:
+    """Whether a layer that is no dense one gives rows of fewer numbers than it reads, made with a matrix of its
+    own."""
+    layer, (taken, given) = node.operation, _widths(node)
+    kind = type(layer).__module__
+    is_product = type(layer) is layers.EinsumDense or not kind.startswith("keras.")
+    rows = len(node.input_tensors[0].shape) == 2 and 0 < given < taken
+    return (
+        isinstance(layer, layers.Layer)
+        and is_product
+        and rows
+        and _multiplies(layer)
+        and not is_projection(layer.name)
+    )
 
 
 def _multiplies(layer: Any) -> bool:

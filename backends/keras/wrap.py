@@ -57,12 +57,12 @@ from headstart.backends.keras.nested import inner_calls, run_to, unfolded
 from headstart.backends.keras.scaling import first_factor
 from headstart.backends.keras.telling import told
 from headstart.common.errors import CutError, SettingError
-from headstart.common.log import LOG
 from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRequest
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import ALONE, count
 from headstart.graph import NativePart
 from headstart.graph.cuts import BOTH_SIDES
+from headstart.models.endings import tell_of_doubted
 from headstart.models.feature_layout import last_only
 from headstart.models.processors import is_converter, preprocess_of
 from headstart.models.several import Entry, entry_of
@@ -73,11 +73,6 @@ NUMBERED, UNNAMED = re.compile(r"(?:jax_|nnx_)?variable(?:_\d+)?"), "variable"
 HIDDEN = (
     "{} ends in scores of classes that layer {!r} takes or makes, which cannot be looked into, and a fresh head "
     "would stand on these: pass cut=, a layer in front of the classifier, or cut='its end' if they are features"
-)
-NAMELESS = (
-    "a fresh head gets what %s gives as features. If layer %r in it gives numbers of classes, of which the "
-    "greatest, the sum or a tanh is taken, say so by its name, as in Dense(..., name='classifier'), or pass cut=, "
-    "a layer in front of it"
 )
 
 
@@ -124,8 +119,9 @@ def wrap(request: WrapRequest) -> Wrapping:
     found = classifiers(model, ending)
     if request.fresh and request.cut is None and found.unseen:
         raise CutError(HIDDEN.format(request.native.name, found.unseen))
-    if request.fresh and request.cut is None and found.unnamed:
-        LOG.info(NAMELESS, request.native.name, found.unnamed)
+    if request.fresh and request.cut is None and (found.unnamed or found.doubted):
+        what = f"layer {found.unnamed or found.doubted!r}"
+        tell_of_doubted(request.native.name, model.outputs[0].shape[-1], what, bool(found.unnamed))
     ends = found.calls if len(model.outputs) == 1 else []
     apart = read_by(nodes, ends)
     somewhere = bool(paths.cuts) or len(apart) > 1 or any(not nodes[cut.node].is_input for cut in apart)

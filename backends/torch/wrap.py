@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from headstart.backends.torch import axes, forms, reading, steps, stopped
+from headstart.backends.torch import axes, doubted, forms, reading, steps, stopped
 from headstart.backends.torch.arrays import batch_of, exact_numpy
 from headstart.backends.torch.chance import undrawn
 from headstart.backends.torch.classifier import is_hidden, is_linear, labels_of, ranking
@@ -326,8 +326,9 @@ def _check_reads(trunk: nn.Module, example: Any, cut: str, expected: torch.Tenso
 
 def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced | None, entry: str = "") -> Made:
     """All of the module as the trunk, run as it is."""
+    if request.fresh and request.cut is None:
+        doubted.tell(source, call, request.example)
     pristine = sharing(source)
-
     graph = last = None
     if traced is not None and traced.result is not None:
         last = traced.activation(traced.result) if request.logits else None

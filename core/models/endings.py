@@ -6,6 +6,7 @@ Invariant: each keeps the order of the classes, so predictions stay what they we
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Self, TypeVar
@@ -74,6 +75,19 @@ def tell_of_rectified(end: np.ndarray | None, called: str, cut: str) -> None:
             cut if cut.startswith(BEFORE) else f"cut at {cut!r}",
             END,
         )
+
+
+def tell_of_doubted(called: str, count: int, what: str, by_name: bool) -> None:
+    """Say that a fresh head takes what a module `called` so gives, `count` numbers, for features. `what` makes
+    them, and may well be a classifier; `by_name`: it would be taken for one if it were called so."""
+    LOG.info(
+        "a fresh head gets what %s gives, %d numbers, as features. If these are numbers of classes, which %s "
+        "makes, %spass cut=, what is in front of it",
+        called,
+        count,
+        what,
+        "say so by its name, as in 'classifier', or " if by_name else "",
+    )
 
 
 # As frameworks call them, in small letters. What stands in front of an ending gives no features, whatever it does
@@ -201,6 +215,9 @@ RANKINGS = ("classifier", "head", "fc", "logits")
 PROJECTIONS = ("proj", "embed", "neck", "bottleneck")
 
 
+NUMBERED = re.compile(r"(?:[A-Z]\w*_)?\d+")  # in torch.nn.Sequential and its like; by linen itself
+
+
 def is_product(einsum: object) -> bool:
     """Whether it is said to multiply the last axis by a matrix, as a linear layer does."""
     if not isinstance(einsum, str) or "->" not in einsum or einsum.count(",") != 1:
@@ -213,6 +230,11 @@ def is_product(einsum: object) -> bool:
 def is_projection(path: str) -> bool:
     """Whether a layer is called like a projection, as the end of an encoder, which is no classifier."""
     return any(word in path.lower() for word in PROJECTIONS)
+
+
+def is_numbered(path: str) -> bool:
+    """Whether a layer has a place in a row, and no name of its own."""
+    return NUMBERED.fullmatch(path.rpartition(".")[2]) is not None
 
 
 def is_ranking(path: str) -> bool:

@@ -305,7 +305,7 @@ def test_layers_that_only_keras_named_are_said(caplog: pytest.LogCaptureFixture)
         caplog.clear()
         with caplog.at_level(logging.INFO, "headstart"):
             hs.wrap(module, example=x, head="linear", classes=2)
-        return "say so by its name, as in Dense(..., name='classifier')" in caplog.text
+        return "say so by its name, as in 'classifier'" in caplog.text
 
     assert said(None, layers.GlobalMaxPooling1D)
     assert not said("classifier", layers.GlobalMaxPooling1D)
