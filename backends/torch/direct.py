@@ -1,5 +1,6 @@
-"""A step of a head that is one linear layer under a softmax, on a CPU, with its derivatives written out: autograd,
-which records the operators and goes through them again, takes as long for itself as a small layer's arithmetic.
+"""A step of a head that is one linear layer under a softmax, with dropout before it or none, on a CPU, with its
+derivatives written out: autograd, which records the operators and goes through them again, takes as long for
+itself as a small layer's arithmetic.
 
 Invariant: the operators are those that autograd calls, so the numbers are the same to the bit.
 """
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from headstart.backends.torch.emit import LastLinear
+from headstart.backends.torch.masks import Dropped
 from headstart.backends.torch.products import weight_gradient
 from headstart.contract.devices import CPU
 from headstart.contract.losses import Softmax
@@ -21,8 +23,8 @@ NO_CLASS = -100  # the class that they leave out
 
 
 class DirectLayer:
-    def __init__(self, layer: LastLinear) -> None:
-        self.layer = layer
+    def __init__(self, layer: LastLinear, dropped: Dropped | None) -> None:
+        self.layer, self.dropped = layer, dropped
         self.one = torch.ones(())
 
     @torch.no_grad()
@@ -30,6 +32,7 @@ class DirectLayer:
         """Rows float32 `(n, in)` and classes int64 `(n,)` -> the mean loss and the logits `(n, out)`, with the
         gradients put where autograd would."""
         aten, layer = torch.ops.aten, self.layer
+        x = x if self.dropped is None else self.dropped(x)
         logits = layer.product(x, layer.weight, layer.bias)
         scores = aten._log_softmax(logits, 1, False)
         loss, total = aten.nll_loss_forward(scores, y, None, MEAN, NO_CLASS)
@@ -44,11 +47,13 @@ class DirectLayer:
 def direct_layer(graph: Graph, network: nn.Module, recipe: Recipe, place: Place) -> DirectLayer | None:
     """None where it has to be autograd."""
     first, *rest = graph.nodes
-    is_linear = [node.op for node in rest] == ["linear"] and len(first.attrs["shape"] or ()) == 1
+    is_linear = [node.op for node in rest] in (["linear"], ["dropout", "linear"])
+    is_of_rows = len(first.attrs["shape"] or ()) == 1
     is_plain = recipe.loss == Softmax() and place.kind == CPU and place.arithmetic in (FLOAT32, TF32)
-    if not (is_linear and is_plain):
+    if not (is_linear and is_of_rows and is_plain):
         return None
     layer = network.get_submodule(graph.output)
     assert isinstance(layer, LastLinear)
     is_trained = all(parameter.requires_grad for parameter in layer.parameters())
-    return DirectLayer(layer) if is_trained else None
+    dropped = [module for module in network.modules() if isinstance(module, Dropped)]
+    return DirectLayer(layer, dropped[0] if dropped else None) if is_trained else None

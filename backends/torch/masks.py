@@ -6,17 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import nn
 
 from headstart.contract.devices import CPU
 from headstart.contract.masks import (
+    AT_ONCE,
     DROPS,
     FIRST,
     SECOND,
     SHIFTS,
+    ElementFactors,
     key_of,
-    of_element_factors,
     of_sample_factors,
     of_samples,
     scale_of,
@@ -35,6 +37,9 @@ class Masks:
         self.on_cpu = device.type == CPU
         self.keys = torch.tensor([[key] for key in self.known], dtype=torch.int32, device=device)
         self.step = torch.zeros((), dtype=torch.int32, device=device)
+        self.ahead, self.first = np.empty((len(names), 0, 0), np.uint32), 0
+        """on a CPU: what is drawn for the samples `(layers, steps, n)` of the steps from the first on"""
+        self.elements: dict[tuple[str, int], ElementFactors] = {}
 
     @torch.no_grad()
     def begin(self, count: int) -> None:
@@ -42,12 +47,20 @@ class Masks:
         if not self.places:  # a GPU would be given one kernel more
             return
         if self.on_cpu:
-            step = int(self.step)
-            self.drawn = [of_samples(key, step, count) for key in self.known]
+            self.drawn = self._drawn(int(self.step), count)
         else:
             of_step = _mixed(self.keys ^ _mixed(self.step))
             self.samples = _mixed(of_step ^ self._mixed_count(count))
         self.step += 1
+
+    def _drawn(self, step: int, count: int) -> np.ndarray:
+        """For the step's samples, `(layers, n)`. Of many steps at once: a call takes longer than a number."""
+        _, steps, known = self.ahead.shape
+        if known != count or not self.first <= step < self.first + steps:
+            steps = max(1, AT_ONCE // max(1, count))
+            self.ahead, self.first = np.stack([of_samples(key, step, count, steps) for key in self.known]), step
+        drawn: np.ndarray = self.ahead[:, step - self.first]
+        return drawn
 
     def of_samples(self, name: str, rate: float, dtype: torch.dtype) -> torch.Tensor:
         """`(n,)`: what each sample of the step's batch is multiplied by."""
@@ -57,10 +70,12 @@ class Masks:
         return _factors(self.samples[place], rate, dtype)
 
     def of_elements(self, name: str, rate: float, size: int, dtype: torch.dtype) -> torch.Tensor:
-        """`(n, size)`: what each of a sample's numbers is multiplied by."""
+        """`(n, size)`: what each of a sample's numbers is multiplied by, to be used before the next step."""
         place = self.places[name]
         if self.on_cpu:
-            return torch.from_numpy(of_element_factors(self.drawn[place], size, rate)).to(dtype)
+            if (name, size) not in self.elements:
+                self.elements[name, size] = ElementFactors(size, rate)
+            return torch.from_numpy(self.elements[name, size](self.drawn[place])).to(dtype)
         x = self.samples[place].unsqueeze(1) ^ self._mixed_count(size)
         return _factors(_shifted(x.mul_(FIRST), SHIFTS[1]).mul_(SECOND), rate, dtype)
 
@@ -80,7 +95,9 @@ class Dropped(nn.Module):
             return x
         with torch.no_grad():
             factors = self._factors(x)
-        return x * factors
+        if x.requires_grad or factors.shape != x.shape:
+            return x * factors
+        return factors.mul_(x)  # where the factors lay: fresh memory takes longer than the product
 
     def _factors(self, x: torch.Tensor) -> torch.Tensor:
         if self.op == "drop_path":

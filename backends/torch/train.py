@@ -44,12 +44,12 @@ class TorchTrainer:
             if isinstance(module, LastLinear):
                 module.product = linear
         self.optimizer = _optimizer(recipe, dict(self.network.named_parameters()))
-        self.direct = direct_layer(graph, self.network, recipe, place)
         self.weights = torch.tensor([1.0, *(weight for _, weight in graph.auxiliary)], device=self.device)
         self.masks = Masks(graph.nodes, recipe.seed, self.device)
         for node in graph.nodes:
             if node.op in DROPS:
                 self.network.attach(node, Dropped(node, self.masks))
+        self.direct = direct_layer(graph, self.network, recipe, place)
         steady = all(node.op != "native" for node in graph.nodes)
         self.random = Stream(recipe.seed, self.device, not steady)  # a user's module may draw
         self.effort = Effort(graph)
@@ -96,11 +96,11 @@ class TorchTrainer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The losses `(outputs,)`, and what the output had predicted, of the targets' shape, in `predicted` if
         that is given. A rate that is a tensor is read by the device."""
+        self.masks.begin(len(y))
         if self.direct is not None and weights is None:
             loss, logits = self.direct.backward(to_native(x, self.device), y)
             self.optimizer.step(rate)
             return loss.view(1), predictions(self.recipe.loss, logits, predicted)
-        self.masks.begin(len(y))
         outputs = self._forward(x)
         losses = [mean_loss(self.recipe.loss, logits, y, weights) for logits in outputs]
         self.optimizer.zero_grad()

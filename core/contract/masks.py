@@ -27,8 +27,8 @@ FIRST, SECOND = 0x7FEB352D, 0x846CA68B - (1 << 32)
 """the factors of `mixed`, as int32"""
 SHIFTS = (16, 15, 16)
 """before the first of them, between, and behind the second"""
-AT_ONCE = 1 << 14
-"""numbers that are drawn at a time: 64 kB, which the system's memory allocator has at hand as well"""
+AT_ONCE = 1 << 15
+"""numbers that are drawn at a time: 128 kB"""
 DROPS = ("dropout", "drop_path")
 """the ops"""
 
@@ -54,25 +54,21 @@ def mixed(x: np.ndarray) -> np.ndarray:
     return _shift(_mix(_shift(x.copy(), before)), behind)
 
 
-def of_samples(key: int, step: int, count: int) -> np.ndarray:
-    """uint32 `(count,)`: of each sample of the step's batch, from 0."""
-    of_step = mixed(_number(key) ^ mixed(_number(step)))
-    return mixed(of_step ^ _counted(count))
-
-
-def of_elements(samples: np.ndarray, size: int) -> np.ndarray:
-    """uint32 `(n, size)`: of each of a sample's numbers, in the order of the op table's shapes."""
-    return _mix(samples[:, None] ^ _counted(size))
+def of_samples(key: int, step: int, count: int, steps: int = 1) -> np.ndarray:
+    """uint32 `(steps, count)`: of each sample of a step's batch, from 0, in this step and the next ones."""
+    numbers = np.arange(step, step + steps).astype(np.uint32)
+    of_step = mixed(_number(key) ^ mixed(numbers))
+    return mixed(of_step[:, None] ^ _counted(count))
 
 
 def factors(op: str, rate: float, seed: int, name: str, step: int, shape: Sequence[int]) -> np.ndarray:
     """float32: what a node, of an op of `DROPS`, multiplies a batch of this shape by in a training's step `step`,
     from 0; of `drop_path`, whose samples are kept or dropped as a whole, `(n, 1, ...)`."""
     count, *sides = shape
-    samples = of_samples(key_of(seed, name), step, count)
+    (samples,) = of_samples(key_of(seed, name), step, count)
     if op == "drop_path":
         return of_sample_factors(samples, rate).reshape(count, *[1] * len(sides))
-    return of_element_factors(samples, int(np.prod(sides)), rate).reshape(shape)
+    return ElementFactors(int(np.prod(sides)), rate)(samples).reshape(shape)
 
 
 def of_sample_factors(samples: np.ndarray, rate: float) -> np.ndarray:
@@ -80,15 +76,30 @@ def of_sample_factors(samples: np.ndarray, rate: float) -> np.ndarray:
     return _factors(samples, rate, np.empty(samples.shape, np.float32))
 
 
-def of_element_factors(samples: np.ndarray, size: int, rate: float) -> np.ndarray:
-    """float32 `(n, size)`: what each of a sample's numbers is multiplied by. A few samples at a time: numbers in a
-    processor's own cache are drawn several times as fast."""
-    found = np.empty((len(samples), size), np.float32)
-    rows = max(1, AT_ONCE // max(1, size))
-    for start in range(0, len(samples), rows):
-        some = slice(start, start + rows)
-        _factors(of_elements(samples[some], size), rate, found[some])
-    return found
+class ElementFactors:
+    """What each of a sample's numbers is multiplied by, in the order of the op table's shapes. The memory that it
+    takes is kept from one batch to the next: fresh pages take longer than all that is computed in them."""
+
+    def __init__(self, size: int, rate: float) -> None:
+        self.size, self.rate = size, rate
+        self.counted = _counted(size)
+        self.found = np.empty((0, size), np.float32)
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """What was drawn for the samples, uint32 `(n,)` -> float32 `(n, size)`, to be used before the next call.
+        A few samples at a time: numbers in a processor's own cache are drawn several times as fast."""
+        if len(samples) > len(self.found):
+            self.found = np.empty((len(samples), self.size), np.float32)
+            self.drawn, self.shifted = np.empty((2, min(len(samples), self._rows), self.size), np.uint32)
+        for start in range(0, len(samples), self._rows):
+            some = samples[start : start + self._rows, None]
+            drawn = np.bitwise_xor(some, self.counted, out=self.drawn[: len(some)])
+            _factors(_mix(drawn, self.shifted[: len(some)]), self.rate, self.found[start : start + len(some)])
+        return self.found[: len(samples)]
+
+    @property
+    def _rows(self) -> int:
+        return max(1, AT_ONCE // max(1, self.size))
 
 
 def _factors(drawn: np.ndarray, rate: float, found: np.ndarray) -> np.ndarray:
@@ -106,16 +117,16 @@ def _counted(count: int) -> np.ndarray:
     return counted
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The middle of `mixed`, in place: fresh memory takes longer than what is written to it."""
+def _mix(x: np.ndarray, shifted: np.ndarray | None = None) -> np.ndarray:
+    """The middle of `mixed`, in place. `shifted`: memory of the same shape."""
     x *= _number(FIRST)
-    x = _shift(x, SHIFTS[1])
+    x = _shift(x, SHIFTS[1], shifted)
     x *= _number(SECOND)
     return x
 
 
-def _shift(x: np.ndarray, by: int) -> np.ndarray:
-    x ^= x >> np.uint32(by)
+def _shift(x: np.ndarray, by: int, shifted: np.ndarray | None = None) -> np.ndarray:
+    x ^= np.right_shift(x, np.uint32(by), out=shifted)
     return x
 
 

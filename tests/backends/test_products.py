@@ -48,9 +48,9 @@ def test_products_are_those_of_float64(bias: bool, transposed: bool, monkeypatch
 
 @pytest.mark.parametrize("by_onednn", [True, False])
 @pytest.mark.parametrize(("columns", "classes"), [(2048, 10), (24, 5)])  # large enough for oneDNN, and not
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("bias", "dropout"), [(True, False), (False, False), (True, True)])
 def test_a_step_written_out_is_that_of_autograd_to_the_bit(
-    columns: int, classes: int, bias: bool, by_onednn: bool, monkeypatch: pytest.MonkeyPatch
+    columns: int, classes: int, bias: bool, dropout: bool, by_onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = pytest.importorskip("torch")
     import headstart as hs
@@ -62,7 +62,9 @@ def test_a_step_written_out_is_that_of_autograd_to_the_bit(
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(products, "prefers_onednn", lambda: by_onednn)
     given = {"in_features": columns, "out_features": classes, "bias": bias}
-    graph = Graph((Node("x", "input", (), {"shape": (columns,)}), Node("fc", "linear", ("x",), given)), "fc")
+    drop = [Node("drop", "dropout", ("x",), {"rate": 0.3})] if dropout else []
+    linear = Node("fc", "linear", ("drop" if dropout else "x",), given)
+    graph = Graph((Node("x", "input", (), {"shape": (columns,)}), *drop, linear), "fc")
     rng = np.random.default_rng(0)
     params = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in graph.param_shapes().items()}
     rows = rng.standard_normal((192, columns)).astype(np.float16)

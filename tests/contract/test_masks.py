@@ -70,6 +70,20 @@ def test_a_mask_does_not_depend_on_the_size_of_the_batch(steps: np.ndarray) -> N
     np.testing.assert_array_equal(drawn(3, "drop_path", shape=(5, 320)), drawn(3, "drop_path")[:5])
 
 
+def test_those_of_many_samples_and_steps_at_once_are_those_of_each() -> None:
+    """Memory is kept from one batch to the next, and steps are drawn ahead."""
+    ahead = masks.of_samples(5, 3, 9, steps=4)
+    elements = masks.ElementFactors(10_000, RATE)
+    for step, samples in enumerate(ahead, 3):
+        (alone,) = masks.of_samples(5, step, 9)
+        np.testing.assert_array_equal(samples, alone)
+        for count in (2, 9, 5):
+            kept = elements(samples[:count])
+            assert kept.shape == (count, 10_000)
+            for row, sample in zip(kept, samples, strict=False):
+                np.testing.assert_array_equal(row, masks.ElementFactors(10_000, RATE)(sample[None])[0])
+
+
 def test_rates() -> None:
     for rate, kept in ((0.0, 1.0), (1.0, 0.0)):
         assert (masks.factors("dropout", rate, 0, "drop", 0, (8, 64)) == kept).all()
