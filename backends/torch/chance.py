@@ -6,6 +6,7 @@ such code can draw from: the CPU's and those of the devices that it uses; asking
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 CPU = torch.device("cpu")
 
@@ -105,7 +107,77 @@ def undrawn(seed: int, tensors: Iterable[torch.Tensor] = ()) -> Iterator[None]:
             np.random.set_state(arrays)
 
 
-def drawn() -> tuple[Any, ...]:
-    """Something that differs as soon as a number was drawn."""
+def drawn(module: nn.Module | None = None) -> tuple[Any, ...]:
+    """Something that differs as soon as a number was drawn. `module`: also from generators that it holds."""
     kind, key, *rest = np.random.get_state()
-    return random.getstate(), torch.get_rng_state().numpy().tobytes(), kind, np.asarray(key).tobytes(), *rest
+    held = [] if module is None else [_text(_state(generator)) for generator in held_by(module)]
+    return (
+        random.getstate(),
+        torch.get_rng_state().numpy().tobytes(),
+        kind,
+        np.asarray(key).tobytes(),
+        *rest,
+        *held,
+    )
+
+
+GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+DEEP = 3
+
+
+def held_by(module: nn.Module) -> list[Any]:
+    """The generators of random numbers that are its own: in attributes, and in what these hold."""
+    level = [value for part in module.modules() for value in vars(part).values()]
+    found: dict[int, Any] = {}
+    for _ in range(DEEP):
+        found |= {id(value): value for value in level if isinstance(value, GENERATORS)}
+        level = [inner for value in level for inner in _inside(value)]
+    return [*found.values()]
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    match value:
+        case nn.Module() | torch.Tensor() | type():
+            return ()
+        case dict():
+            return value.values()
+        case list() | tuple() | set() | frozenset():
+            return value
+    return vars(value).values() if hasattr(value, "__dict__") else ()
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[list[str]]:
+    """The generators that it holds are afterwards as they were; the list then says if one had been drawn from."""
+    moved: list[str] = []
+    kept = [(generator, _state(generator)) for generator in held_by(module)]
+    try:
+        yield moved
+    finally:
+        for generator, state in kept:
+            if _text(_state(generator)) != _text(state):
+                moved.append("a generator of random numbers")
+                _set_state(generator, state)
+
+
+def _state(generator: Any) -> Any:
+    match generator:
+        case np.random.Generator():
+            return generator.bit_generator.state
+        case np.random.RandomState() | torch.Generator():
+            return generator.get_state()
+    return generator.getstate()
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    match generator:
+        case np.random.Generator():
+            generator.bit_generator.state = state
+        case np.random.RandomState() | torch.Generator():
+            generator.set_state(state)
+        case _:
+            generator.setstate(state)
+
+
+def _text(state: Any) -> bytes:
+    return pickle.dumps(state.numpy() if isinstance(state, torch.Tensor) else state)

@@ -5,6 +5,7 @@ Invariant: it is afterwards as it was: modes, attributes, buffers, parameters, h
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,14 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from headstart.backends.doors.torch import global_hooks
 from headstart.backends.torch.arrays import batch_of, from_native, to_native, to_numpy
-from headstart.backends.torch.chance import undrawn
+from headstart.backends.torch.chance import undrawn, untouched
 from headstart.backends.torch.ending import at_end
+from headstart.backends.torch.settling import others
 from headstart.backends.torch.shapes import found_by
 from headstart.backends.torch.trace import Call, Part, Place, Traced
 from headstart.common.errors import SettingError
 from headstart.contract.wrapping import Witnessed, Wrapping, WrapRequest
 from headstart.data.rows import each
-from headstart.models.faithful import check_copy
+from headstart.models.faithful import check_copy, check_steady
 
 ALONE = ([inspect.Parameter.POSITIONAL_ONLY], [inspect.Parameter.POSITIONAL_OR_KEYWORD])
 TF32 = 2.0**-10  # of the products that a GPU may take for those of float32
@@ -58,18 +60,32 @@ class Original:
         end. `whole`: of the copy, where the cut is an operation between modules that nobody can look at: its end
         is compared, and what it gives at the cut stands for what the module gives there."""
 
-        def run(batch: Any) -> Witnessed:
+        steady: list[bool] = []
+
+        def look(batch: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+            """What is at the cut, and at the end."""
             seen: list[Any] = []
-            with as_owned(self.module, self.copies):
-                end = _observed(self.module, self.call, batch, place, seen)
-            cut = None
+            end, cut = _observed(self.module, self.call, batch, place, seen), None
             if place is not None and place.path == "":
                 cut = at_cut(end, to_native(batch))
             elif place is not None and len(seen) > place.call:
                 cut = at_cut(seen[place.call], to_native(batch))
-            last = at_end(end)
+            return cut, at_end(end)
+
+        def run(batch: Any) -> Witnessed:
+            with as_owned(self.module, self.copies) as moved:
+                cut, last = look(batch)
             values = [value for value in (cut, last) if value is not None]
             witnessed = Witnessed(_numpy(cut), _numpy(last), max(map(_rounding, values), default=2.0**-23))
+            if moved and not steady:
+                again = last if place is None else cut
+                with as_owned(self.module, self.copies), contextlib.suppress(Exception):
+                    _observed(self.module, self.call, each(others, batch), None, [])
+                    again = look(batch)[1 if place is None else 0]
+                first, then = _numpy(last if place is None else cut), _numpy(again)
+                if first is not None and then is not None:
+                    check_steady(first, then, witnessed)
+            steady.append(True)
             if place is not None or whole is None:
                 return witnessed
             inside, end = whole(batch)
@@ -202,8 +218,8 @@ def _tensors(module: nn.Module) -> list[torch.Tensor]:
 
 
 @contextmanager
-def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[None]:
-    """In inference mode; afterwards the module is as it was."""
+def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[list[str]]:
+    """In inference mode; afterwards the module is as it was, and the list that is given says what had changed."""
     modules = list(module.modules())
     modes = [m.training for m in modules]
     attributes = [dict(vars(m)) for m in modules]
@@ -214,17 +230,18 @@ def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[
     try:
         for m in modules:  # and not eval(), which a class may have replaced: what it does cannot be undone
             m.training = False
-        with torch.no_grad(), undrawn(2, _tensors(module)), global_hooks():
-            yield
+        with torch.no_grad(), undrawn(2, _tensors(module)), global_hooks(), untouched(module) as moved:
+            yield moved
     finally:
         with torch.no_grad():
             for tensor, version in tensors:
                 before = buffers.get(id(tensor), copies.get(id(tensor)))
                 if before is not None and (version is None or _version(tensor) != version):
-                    _restore(tensor, before)
+                    moved += ["a tensor"] if _restore(tensor, before) else []
         for container, before in contents:
-            _refill(container, before)
+            moved += ["a container"] if _refill(container, before) else []
         for m, names, training in zip(modules, attributes, modes, strict=True):
+            moved += [name for name, value in vars(m).items() if name not in names or names[name] is not value]
             for name in vars(m).keys() - names.keys():
                 del vars(m)[name]
             vars(m).update(names)
@@ -235,12 +252,14 @@ def _holds(value: Any) -> bool:
     return isinstance(value, dict | list | set)
 
 
-def _refill(container: Any, before: Any) -> None:
-    """What a module has put into its dicts and lists, or taken out of them, is undone."""
+def _refill(container: Any, before: Any) -> bool:
+    """What a module has put into its dicts and lists, or taken out of them, is undone; whether there was any."""
     now, then = ((filled.items() if isinstance(filled, dict) else filled) for filled in (container, before))
-    if [*map(_identity, now)] != [*map(_identity, then)]:
-        container.clear()
-        container.extend(before) if isinstance(container, list) else container.update(before)
+    if [*map(_identity, now)] == [*map(_identity, then)]:
+        return False
+    container.clear()
+    container.extend(before) if isinstance(container, list) else container.update(before)
+    return True
 
 
 def _identity(value: Any) -> Any:
@@ -253,12 +272,15 @@ def _renormed(modules: list[nn.Module]) -> list[torch.Tensor]:
     return [table.weight for table in tables]
 
 
-def _restore(tensor: torch.Tensor, before: torch.Tensor) -> None:
+def _restore(tensor: torch.Tensor, before: torch.Tensor) -> bool:
+    """Whether it had changed."""
     before = before.to(tensor.device)
-    if not torch.equal(tensor, before):
-        # inference_mode(False) would turn gradients on
-        with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
-            tensor.copy_(before)
+    if torch.equal(tensor, before):
+        return False
+    # inference_mode(False) would turn gradients on
+    with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
+        tensor.copy_(before)
+    return True
 
 
 def _version(tensor: torch.Tensor) -> int | None:

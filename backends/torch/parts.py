@@ -197,16 +197,17 @@ Part = TypeVar("Part", NativePart, NativePart | None)
 
 
 def holding(
-    part: Part, params: Mapping[str, np.ndarray], buffers: Mapping[str, np.ndarray]
+    part: Part, params: Mapping[str, np.ndarray], buffers: Mapping[str, np.ndarray | None]
 ) -> tuple[Part, dict[str, np.ndarray]]:
-    """A part, and its parameters, with these buffers in place of those of the same names. One that got another
-    shape as the part ran, with the numbers that came, is the part's own matter."""
-    names = [name for name in params if name not in buffers or buffers[name].shape == params[name].shape]
-    params = {name: buffers.get(name, params[name]) for name in names}
+    """A part, and its parameters, with these buffers in place of those of the same names. One that was None, or
+    got another shape as the part ran, with the numbers that came, is the part's own matter."""
+    shapes = {name: None if value is None else value.shape for name, value in buffers.items()}
+    names = [name for name in params if name not in shapes or shapes[name] == params[name].shape]
+    found = {name: params[name] if (value := buffers.get(name)) is None else value for name in names}
     if part is None:
-        return part, params
-    shapes = {name: part.shapes[name] for name in names}
-    return replace(part, shapes=shapes, buffers=part.buffers & shapes.keys()), params
+        return part, found
+    kept = {name: part.shapes[name] for name in names}
+    return replace(part, shapes=kept, buffers=part.buffers & kept.keys()), found
 
 
 def build(part: NativePart) -> nn.Module:

@@ -152,9 +152,9 @@ class Tracer(fx.Tracer):
             with contextlib.ExitStack() as stack:
                 if self.draws:
                     stack.enter_context(undrawn(1))
-                    random = drawn()
+                    random = drawn(module)
                 value = super().call_module(module, forward, args, kwargs)
-                if self.draws and path and drawn() != random:
+                if self.draws and path and drawn(module) != random:
                     raise Untraceable("a trace takes what is drawn for a constant")
         except Exception:
             if not path or self.is_leaf_module(module, path):
@@ -239,9 +239,9 @@ class Traced:
             tracer.traced_func_name = TRACED
         try:
             with warnings.catch_warnings(action="ignore"):  # of arguments that are fixed to their defaults
-                random = drawn()
+                random = drawn(shell)
                 graph = tracer.trace(shell, fixed or None)
-                tracer.drew = drawn() != random
+                tracer.drew = drawn(shell) != random
         except Exception:  # whatever a proxy may raise in the user's code
             return None
         for node in graph.nodes:  # tensors that forward made, which hang on the copy

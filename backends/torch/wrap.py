@@ -38,7 +38,7 @@ from headstart.backends.torch.ending import (
 from headstart.backends.torch.learning import counterpart, tell_unfollowed, traced_in_training
 from headstart.backends.torch.original import Inside, Original, check_separate, inside_of
 from headstart.backends.torch.parts import Shown, copied, holding, params_of, part_of
-from headstart.backends.torch.settling import buffers_of, check_made, settle
+from headstart.backends.torch.settling import buffers_of, check_made, empty_of, settle
 from headstart.backends.torch.shapes import found_by, sparing
 from headstart.backends.torch.stopped import ByName
 from headstart.backends.torch.telling import describe, told
@@ -96,12 +96,13 @@ def wrap(request: WrapRequest) -> Wrapping:
         value = call(ran := sharing(source), batch_of(request.example))
         check_made(source, ran)
         settle(source, ran, call, request.example, buffers)
+    empty = empty_of(source)
     if request.rest or request.cut in (None, END) or str(request.cut).startswith(BEFORE):
         call = replace(call, row=steps.row_at_end(source, call, value, request.example))
     with sparing(perf_counter() - start):
         made = _made(request, source, call, Traced.of(source, call))
         check_separate(request, made.wrapping, beside)
-    kept = {name: exact_numpy(buffer) for name, buffer in buffers.items()}
+    kept = {name: exact_numpy(buffer) for name, buffer in buffers.items()} | dict.fromkeys(empty)
     trunk, params = holding(made.wrapping.trunk, made.wrapping.params, kept)
     head, head_params = holding(made.wrapping.head, made.wrapping.head_params, kept)
     return replace(

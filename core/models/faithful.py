@@ -9,6 +9,7 @@ head only if it gives logits, the module's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -189,6 +190,20 @@ def check_copy(where: str, original: np.ndarray, copy: np.ndarray, witnessed: Wi
         raise SettingError(
             f"the copy that headstart runs is not what the module computes: {where} they differ by {worst:.3g} "
             f"(of at most {scale:.3g}). {CAUSES}"
+        )
+
+
+def check_steady(first: np.ndarray, again: np.ndarray, witnessed: Witnessed) -> None:
+    """SettingError unless the module itself gave the same when it had run on other samples before."""
+    worst = math.inf
+    if first.shape == again.shape:
+        rounding = max(SAME_OUTPUT, ROUNDINGS * witnessed.rounding)
+        worst = excess(first.astype(np.float64), again.astype(np.float64), rounding) or 0.0
+    if worst:
+        raise SettingError(
+            "the module is not deterministic in inference mode: the same samples gave outputs that differ by "
+            f"{worst:.3g} when it had run on others before. Look for a generator of random numbers or a counter "
+            "that it holds; if it only begins with what it takes of its first batch, run it once before hs.wrap"
         )
 
 

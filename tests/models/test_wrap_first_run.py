@@ -113,7 +113,7 @@ def test_a_table_is_the_same_whether_the_module_ran_or_not(torch: Any, how: str)
     again = hs.wrap(module, "near", P)
     assert first.params.keys() == again.params.keys()
     assert all(np.array_equal(first.params[name], again.params[name]) for name in first.params)
-    assert how == "written" or key(first) == key(again)  # the attribute is another one
+    assert key(first) == key(again)
 
 
 def test_what_follows_the_batches_is_left_as_it_is() -> None:
@@ -124,7 +124,7 @@ def test_what_follows_the_batches_is_left_as_it_is() -> None:
 @pytest.mark.parametrize("cut", [None, "near"])
 def test_what_the_first_batch_decides_is_refused(cut: str | None) -> None:
     """Without a cut it is an operation, at which the module itself cannot be looked at."""
-    with pytest.raises(SettingError, match="the copy that headstart runs is not what the module computes"):
+    with pytest.raises(SettingError, match=r"outputs that differ by .* when it had run on others before"):
         hs.wrap(made("first"), cut, P, head="linear", classes=2)
 
 
