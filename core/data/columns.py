@@ -151,6 +151,8 @@ def _decoded(value: Any) -> Any:
     """A label, or several in a list."""
     if isinstance(value, list | tuple):
         return [_decoded(one) for one in value]
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "tolist"):  # an array, or a tensor, of one number
+        value = value.tolist()
     return value.decode() if isinstance(value, bytes) else bare(value)
 
 

@@ -65,6 +65,13 @@ KINDS = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
+PANDAS = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "read_excel(path, dtype=str)"),
+    **dict.fromkeys((".feather", ".arrow"), "read_feather(path)"),
+    **dict.fromkeys((".gz", ".zip"), "read_csv(path, dtype=str)"),
+    ".json": "read_json(path, dtype=False)",
+}
+"""ending -> what of pandas reads such, and leaves 007 what it is"""
 EXPECTED = "expected a .csv, .tsv, .jsonl or .parquet file, or a frame of pandas, polars or Arrow"
 
 Column = Sequence[Any]
@@ -160,7 +167,9 @@ def _of_file(path: TableFile) -> Frame:
     if (what := path.missing()) is not None:
         raise DataError(f"the table {path} {what}; {EXPECTED}")
     if kind is None:
-        raise DataError(f"{path} is no table that is read here; {EXPECTED}")
+        reader = PANDAS.get(path.suffix)
+        mend = f": pandas.{reader}, with root= for the folder of its images" if reader else ""
+        raise DataError(f"{path} is no table that is read here; {EXPECTED}{mend}")
     if kind == "parquet":
         return _of_parquet(path)
     try:
@@ -317,7 +326,9 @@ def _of_json_lines(path: TableFile) -> Frame:
                 try:
                     value = parsed(line)
                 except (ValueError, RecursionError) as error:
-                    raise DataError(f"{path}: line {number} is no JSON ({error})") from None
+                    many = number == 1 and line.lstrip().startswith(("[", "{\n", "{\r"))
+                    mend = "; expected an object a line: pandas.read_json(path, dtype=False) reads others" * many
+                    raise DataError(f"{path}: line {number} is no JSON ({error}){mend}") from None
                 if not isinstance(value, dict):
                     raise DataError(f"{path}: line {number} is no JSON object; expected one for each image")
                 yield value

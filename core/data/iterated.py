@@ -28,7 +28,7 @@ def line_of_iterated(thing: Any, argument: str) -> str:
         )
     spec: Any = getattr(thing, "element_spec", None)
     samples = f"{_unbatched(thing, argument, spec)}.as_numpy_iterator()"
-    if line := pairs_line(spec, samples):
+    if isinstance(spec, Mapping) and (line := pairs_line(spec, samples)):
         return line
     if isinstance(spec, tuple) and len(spec) == 3:
         return (

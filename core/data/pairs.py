@@ -188,10 +188,15 @@ def entries_of(sample: Any) -> tuple[str, str] | None:
 
 
 def pairs_line(sample: Any, source: str) -> str:
-    """The line that makes a data set of what gives such samples, dicts of an image and a label; "" where these say
-    neither. `source`: what gives them, in code."""
+    """The line that makes a data set of what gives such samples, dicts of an image and a label, or more than these
+    two; "" of others. `source`: what gives them, in code."""
+    if isinstance(sample, Sequence) and not isinstance(sample, str | bytes) and len(sample) > 2:
+        return f"hs.data.wrap([(sample[0], sample[1]) for sample in {source}]), where these are image and label"
     if (names := entries_of(sample)) is None:
-        return ""
+        if not isinstance(sample, Mapping) or len(sample) < 2:
+            return ""
+        keys = ", ".join(map(repr, list(sample)[:5]))
+        return f"hs.data.wrap([(sample[image], sample[label]) for sample in {source}]), with their names of {keys}"
     return f"hs.data.wrap([(sample[{names[0]!r}], sample[{names[1]!r}]) for sample in {source}])"
 
 

@@ -17,7 +17,7 @@ from headstart.common.errors import DataError, SettingError
 from headstart.data.annotations import MULTI, PARTS, SINGLE, Annotations
 from headstart.data.any_files import files_for
 from headstart.data.class_labels import Named
-from headstart.data.columns import label_lists, labels_in
+from headstart.data.columns import TRUTHS, label_lists, labels_in
 from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import sound
 from headstart.data.frames import Column, Frame, frame_of
@@ -40,6 +40,11 @@ FURTHER = ("split", "group", "weight")
 SPLIT_NAMES = "split subset partition set"
 MAY_SAY_PARTS = "part parts phase usage stage fold purpose dataset data_set data_split train_test train_val_test"
 """what is never taken as the part, and is said where it tells training from other rows: these would be mixed"""
+TELLS_PARTS = (
+    "is_train is_training is_valid is_val is_validation is_test is_testing is_holdout train valid val test holdout"
+)
+"""likewise, where true and false, or 1 and 0, say it: fastai's `is_valid`"""
+YES_AND_NO = ({0, 1}, {"0", "1"}, {"0.0", "1.0"})
 NOT_GUESSED = {
     "group": "group groups group_id patient patient_id subject subject_id",
     "weight": "weight weights sample_weight",
@@ -249,6 +254,12 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
             for name in called
             if _tells_training(frame.columns([name])[name])
         ]
+        guessed += [
+            f"{name!r} tells rows of one part from others, and is not taken as split (of a column of train, val "
+            "and test say split=, --split-column)"
+            for name in free
+            if _is_called(name, TELLS_PARTS) and _is_of_truths(frame.columns([name])[name])
+        ]
     if not split:
         called = [name for name in free if _is_called(name, SPLIT_NAMES)]
         guessed += [f"{name!r} is not taken as split (the parts of a DatasetDict are)" for name in called]
@@ -295,6 +306,12 @@ def _tells_training(values: Column) -> bool:
     """Whether a column says of some rows that they are to train on, and of others that they are not."""
     said = _roles_said(values)
     return PARTS[0] in said and len(said & set(PARTS)) > 1
+
+
+def _is_of_truths(values: Column) -> bool:
+    """Whether a column says yes of some rows and no of others."""
+    scalars = (value if isinstance(value, str | int | float | np.generic) else None for value in values)
+    return {TRUTHS.get(value, value) if isinstance(value, str) else value for value in scalars} in YES_AND_NO
 
 
 def _is_none(value: Any) -> bool:

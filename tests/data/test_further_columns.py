@@ -98,6 +98,14 @@ def test_a_column_that_tells_training_from_other_rows_and_is_not_taken_is_said(f
         data = opened(files, {name: parts}, split=name)
         assert {part: len(rows) for part, rows in data.parts.items()} == {"train": 4, "test": 2}
         assert "not taken" not in data.notes[0]
+    for name, yes, no in (
+        ("is_valid", True, False),
+        ("test", 1, 0),
+        ("Is train", "TRUE", "FALSE"),
+        ("val", 1.0, 0.0),
+    ):
+        assert f"{name!r} tells rows of one part from others" in opened(files, {name: [yes, no, no] * 2}).notes[0]
+    assert "rows of one part" not in opened(files, {"test": ["1", "2"] * 3, "val": [1] * N}).notes[0]
     for values in (["left", "right"] * 3, ["train"] * N, ["1", "2"] * 3):
         assert "not taken" not in opened(files, {"part": values}).notes[0]
     assert "not taken" not in opened(files, {"part": parts, "split": parts}).notes[0], "another one says it"

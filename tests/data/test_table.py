@@ -229,6 +229,8 @@ def test_labels_of_mixed_kinds(root: Path, labels: list[Any], classes: tuple[str
 def test_columns_of_frames_may_be_called_by_numbers(root: Path) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({0: [str(root / file) for file in files()], 1: KINDS})
+    of_arrays = frame.assign(label=list(map(np.array, KINDS)))  # each of no axis, as tensors of one number are
+    assert hs.data.table(of_arrays, image=0, label="label").labels.tolist() == [0, 1, 2] * 4
     for image, label in ((0, 1), ("0", "1")):
         data = hs.data.table(frame, image=image, label=label)  # type: ignore[arg-type]
         assert [data.classes[k] for k in data.labels] == KINDS
@@ -529,7 +531,12 @@ def test_other_refusals(root: Path) -> None:
     for source, message in (
         (root / "gone.csv", "does not exist"),
         (root, "is a folder"),
-        (write(root / "t.xlsx", "x"), "is no table that is read here"),
+        (write(root / "t.xlsx", "x"), r"is no table that is read here.*pandas\.read_excel\(path, dtype=str\)"),
+        (
+            write(root / "list.json", "[]"),
+            r"is no table that is read here.*pandas\.read_json\(path, dtype=False\)",
+        ),
+        (write(root / "list.jsonl", "[\n{}]\n"), r"line 1 is no JSON.*an object a line: pandas\.read_json"),
         ("abfs://bucket/t.csv", "is an address"),
         (3, "the table is a int"),
         ([{"file": "a", "label": "b"}], r"the table is a list; .*; of rows: pandas.DataFrame\(rows\)"),

@@ -313,6 +313,10 @@ def test_dicts_of_images_and_labels_become_pairs() -> None:
     iterated = type("_IterableDataset", (), {"__iter__": lambda self: iter([sample])})()
     for thing in (indexed, iterated, [sample]):
         assert described(thing, "x")[1] == PAIRS.format("x")
+    with_more = [(sample["image"], 2, "a path")]
+    assert described(with_more, "x")[1].startswith("hs.data.wrap([(sample[0], sample[1]) for sample in x])")
+    unsaid = described([{"pixels": 0, "age": 1}], "x")[1]  # a dict is two names when it is taken for a pair
+    assert unsaid.endswith("for sample in x]), with their names of 'pixels', 'age'")
     columns = {"image": np.zeros((1, 2, 2, 3), np.uint8), "label": [2]}
     assert described(columns, "x")[1] == "hs.data.arrays(x['image'], x['label'])"
     line = "take one of its parts, hs.data.arrays(x['train']['image'], x['train']['label'])"
