@@ -42,6 +42,27 @@ def by_name(x: torch.Tensor) -> Any:
     return torch.ops.headstart_tests.bent(x)
 
 
+def imported(x: torch.Tensor) -> Any:
+    import torch as other
+
+    return other.ops.headstart_tests.bent(x)
+
+
+def imported_from(x: torch.Tensor) -> Any:
+    from torch import ops
+
+    return ops.headstart_tests.bent(x)
+
+
+def by_text(x: torch.Tensor) -> Any:
+    return getattr(torch.ops.headstart_tests, "bent")(x)  # noqa: B009 - what is looked for
+
+
+def by_a_variable(x: torch.Tensor) -> Any:
+    operations = torch.ops.headstart_tests
+    return operations.bent(x)
+
+
 def of_library(x: torch.Tensor) -> Any:
     return torch.ops.headstart_tests_too.bent(x)
 

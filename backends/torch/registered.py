@@ -7,7 +7,7 @@ Invariant: what torch and installed packages bring is told by name, as their fun
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,26 @@ PLACE = re.compile(r"registered at (.+\.py):\d+")
 def is_programs(value: Any) -> bool:
     """Whether it is an operation, or what `torch.library.custom_op` gives, that is the program's own."""
     return bool(_functions(value)) or bool(_files(value))
+
+
+def finding() -> Callable[[Collection[str]], Mapping[str, Any]]:
+    """A function that gives, by their names, the program's operations that code may mean which spells some names,
+    as `torch.ops.mine.bent`. Of those that are registered now."""
+    registered = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names()}
+    among: dict[str, set[str]] = {}
+    for namespace, _, name in (operation.partition("::") for operation in registered):
+        among.setdefault(namespace, set()).add(name)
+
+    def named(names: Collection[str]) -> Mapping[str, Any]:
+        found = {}
+        for namespace in sorted(among.keys() & names):
+            for name in sorted(among[namespace] & {*names}):
+                operation = getattr(getattr(torch.ops, namespace), name, None)
+                if is_programs(operation):
+                    found[f"{namespace}::{name}"] = operation
+        return found
+
+    return named
 
 
 def copy_operations(values: Iterable[Any], memo: dict[int, Any]) -> None:

@@ -65,7 +65,7 @@ def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, 
             return [type(value).__name__, str(value)]
         return registered.told(teller, value)
 
-    teller = Teller(LIBRARIES, special, _inside, registered.is_programs)
+    teller = Teller(LIBRARIES, special, _inside, registered.is_programs, registered.finding())
     return Structure.told_by(teller, tell, type(source).__name__)
 
 

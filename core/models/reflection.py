@@ -77,6 +77,30 @@ def imports(function: types.FunctionType, libraries: Collection[str]) -> list[tu
     return found
 
 
+def in_libraries(
+    function: types.FunctionType, names: Collection[str], libraries: Collection[str]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """What code may find in libraries which spells some names, in whatever way it comes to these: by globals, or
+    as it imports them. The contents of the module that something is in, and its name there. Functions and classes
+    of Python's."""
+    waiting: list[Any] = [value for name, value in function.__globals__.items() if name in names]
+    for code in within(function.__code__):
+        steps = [step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME"]
+        waiting += [sys.modules[name] for name in steps if name in sys.modules]
+    seen: set[int] = set()
+    while waiting:
+        module = waiting.pop()
+        known = isinstance(module, types.ModuleType) and module.__name__.partition(".")[0] in libraries
+        if not known or id(module) in seen:
+            continue
+        seen.add(id(module))
+        for name in sorted(vars(module).keys() & names):
+            value = vars(module)[name]
+            waiting.append(value)
+            if isinstance(value, types.FunctionType | type):
+                yield vars(module), name
+
+
 def _imported(
     name: str, level: int, function: types.FunctionType, libraries: Collection[str]
 ) -> types.ModuleType | None:

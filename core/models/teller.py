@@ -41,6 +41,7 @@ from headstart.models.reflection import (
     filled_slots,
     function_of,
     imports,
+    in_libraries,
     is_code,
     is_installed,
     is_written,
@@ -86,14 +87,16 @@ class Teller:
         special: Callable[[Any], Any],
         inside: Inside = lambda value: None,
         is_registered: Callable[[Any], bool] = lambda value: False,
+        registered: Callable[[Collection[str]], Mapping[str, Any]] = lambda names: {},
     ) -> None:
         """`libraries`: further top-level modules whose code is told by name. `special`: tells a framework's own
         values, or returns None for what is none of them. `inside`: what a framework's module or array holds that
         may be changed in place, by name; None for what is neither. `is_registered`: whether a value that is looked
-        up in a library is the program's, which it has registered there."""
+        up in a library is the program's, which it has registered there. `registered`: such values by their names,
+        that code may find which spells these."""
         self.libraries = LIBRARIES | frozenset(libraries)
         self.special = special
-        self.inside, self.is_registered = inside, is_registered
+        self.inside, self.is_registered, self.registered = inside, is_registered, registered
         self._told: dict[int, int] = {}
         self.lookups: list[Lookup] = []
         self._patched: dict[type, list[Any]] = {}
@@ -423,6 +426,16 @@ class Teller:
                 self._refer((name,), function.__globals__, names, referred)
         for module, name in imports(function, self.libraries):
             self._refer((name or module.__name__,), vars(module) if name else sys.modules, names, referred)
+        for holder, name in in_libraries(function, names, self.libraries):
+            if not self._holds_own(holder[name]):  # the program may put code of its own there
+                self.lookups.append(Replaceable(holder, [name], self._is_programs))
+            elif all(holder[name] is not value for value in referred.values()):
+                self._look_up(holder, name, holder[name])
+                referred[f"{holder['__name__']}.{name}"] = holder[name]
+        known = {id(value) for value in referred.values()}
+        for name, value in self.registered(names).items():  # in whatever way the code comes to them
+            if id(value) not in known:
+                referred[name] = value
         # `__class__` is what super() needs; the class is told where it stands
         told = [[name, self.value(value)] for name, value in sorted(referred.items()) if name != "__class__"]
         defaults = (function.__defaults__, function.__kwdefaults__)

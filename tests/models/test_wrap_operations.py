@@ -34,14 +34,17 @@ def key_of(operations: Any, function: Any, looks: bool) -> Any:
 
 
 @pytest.mark.parametrize("looks", [False, True])
-@pytest.mark.parametrize("how", ["by name", "by a function", "by itself"])
+@pytest.mark.parametrize(
+    "how", ["by name", "by a function", "by itself", "imported", "imported from", "by text", "by a variable"]
+)
 def test_the_code_of_a_custom_operation_is_in_the_key(operations: Any, looks: bool, how: str) -> None:
     keys = []
     for make in (operations.squashing, operations.rectifying, operations.squashing):
         operation = make()
         operation.register_fake(lambda x: x.new_empty(x.shape))
-        functions = {"by name": operations.by_name, "by a function": operations.calling(operation)}
-        keys.append(key_of(operations, functions.get(how, operation), looks))
+        functions = {"by a function": operations.calling(operation), "by itself": operation}
+        function = functions.get(how) or getattr(operations, how.replace(" ", "_"))
+        keys.append(key_of(operations, function, looks))
     assert keys[0] == keys[2]
     assert keys[0] != keys[1]
 
