@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import sys
 import tomllib
 from configparser import RawConfigParser
 from importlib.machinery import PathFinder
@@ -20,6 +21,13 @@ TOX = RawConfigParser()
 TOX.read(ROOT / "tox.ini")
 SECTIONS = [name for name in TOX.sections() if name.startswith("testenv")]
 VARIABLE = re.compile(r"HEADSTART_[A-Z_]+")
+BROUGHT_BY = {
+    "nvidia": "nvidia_nvimgcodec_cu13",
+    "pillow_jxl": "pillow_jxl_plugin",
+    "triton": "torch",
+    "websocket": "selenium",
+}
+"""a package that tests import: the requirement that brings it, where that is called otherwise"""
 
 
 def setting(section: str, key: str) -> list[str]:
@@ -118,3 +126,31 @@ def test_the_plugin_for_a_gpu_is_the_one_that_its_tests_look_for() -> None:
     for path in (ROOT / "tests/device").glob("test_*.py"):
         looked_for.update(re.findall(r'find_spec\("(\w+)"\)', path.read_text()))
     assert looked_for and looked_for <= {line.replace("-", "_") for line in setting("testenv:device", "deps")}
+
+
+def requirements(section: str) -> set[str]:
+    """The names of what an environment installs, its extras' requirements among them, as packages are imported."""
+    extras = {extra.strip() for line in setting(section, "extras") for extra in line.split(",")}
+    if "{env_name}" in extras:
+        extras |= {*PYPROJECT["project"]["entry-points"]["headstart.backends"]}
+    known = PYPROJECT["project"]["optional-dependencies"]
+    lines = [*setting(section, "deps"), *(line for extra in extras & {*known} for line in known[extra])]
+    return {re.split(r"[^\w.-]", line)[0].replace("-", "_").lower() for line in lines}
+
+
+@pytest.mark.parametrize("section", ["testenv", "testenv:parity", "testenv:machines"])
+def test_what_tests_are_skipped_without_is_installed(section: str) -> None:
+    """A test that looks for a package that its environment has not is skipped in each of them, and never runs."""
+    (call,) = pytest_calls(section)
+    ignored = {ROOT / path for path in call.ignore}
+    installed = requirements(section)
+    starts = [ROOT / path for path in call.paths or ["tests"]]
+    missing: dict[str, set[str]] = {}
+    for path in {path for start in starts for path in ([start] if start.is_file() else start.rglob("*.py"))}:
+        if ignored & {*path.parents}:
+            continue
+        for name in re.findall(r'importorskip\("(\w+)', path.read_text("utf-8")):
+            ours = name in sys.stdlib_module_names or (ROOT / "tests" / f"{name}.py").exists()
+            if not ours and BROUGHT_BY.get(name, name).lower() not in installed:
+                missing.setdefault(name, set()).add(path.name)
+    assert not missing
