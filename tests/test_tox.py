@@ -76,11 +76,13 @@ def test_versions_runs_its_environments() -> None:
 
 
 def test_slow_runs_what_others_leave_out() -> None:
-    """`-m` with a marker that no test has would find nothing."""
+    """`-m` with a marker that no test has would find nothing. keras-torch has tests that keras skips for want of
+    torch."""
     (command,) = setting("testenv:slow", "commands")
     environments = re.fullmatch(r"tox run -e (\S+) -- -m slow \{posargs\}", command)
     assert environments and set(environments[1].split(",")) == {
         *PYPROJECT["project"]["entry-points"]["headstart.backends"],
+        "keras-torch",
         "parity",
     }
     assert any(line.startswith("slow(") for line in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"])
