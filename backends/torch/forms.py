@@ -6,7 +6,9 @@ Invariant: whatever passes here is an ordinary module with weights, in float32.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -107,9 +109,27 @@ def tell_of_gradient_hooks(native: nn.Module) -> None:
         )
 
 
-def to_float32(copied: nn.Module) -> nn.Module:
-    """The copy of a module in another precision, in float32: in what headstart feeds and trains. It is said.
-    Single tensors in another dtype beside float32 ones are the module's own matter."""
+@contextlib.contextmanager
+def told_of_casts(module: nn.Module, was: torch.dtype | None) -> Iterator[None]:
+    """SettingError where a copy that was in that dtype fails in float32, as its forward makes the numbers that it
+    computes with what they were itself."""
+    try:
+        yield
+    except RuntimeError as error:
+        if was is None or "dtype" not in str(error):
+            raise
+        kind = str(was).removeprefix("torch.")
+        raise SettingError(
+            f"{type(module).__name__} is in {kind}, and headstart runs it in float32, in which it fails ({error}): its "
+            f"forward makes numbers {kind} itself, as x.to(torch.{kind}) does. Write "
+            "x.to(next(self.parameters()).dtype) there"
+        ) from error
+
+
+def to_float32(copied: nn.Module) -> torch.dtype | None:
+    """Make the copy of a module in another precision one in float32: in what headstart feeds and trains. It is
+    said. What it was in; None where that was no other. Single tensors in another dtype beside float32 ones are the
+    module's own matter."""
     parameters = [p for p in copied.parameters() if p.is_floating_point()]
     kinds = {p.dtype for p in parameters}
     if len(kinds) == 1 and (kind := kinds.pop()) in FLOATS:
@@ -119,4 +139,5 @@ def to_float32(copied: nn.Module) -> nn.Module:
             stacklevel=2,
         )
         copied.float()
-    return copied
+        return kind
+    return None

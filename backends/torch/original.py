@@ -227,7 +227,10 @@ def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[
     contents = [(container, copy.copy(container)) for container in containers]
     buffers = {id(tensor): tensor.detach().clone() for tensor in (*module.buffers(), *_renormed(modules))}
     tensors = [(tensor, _version(tensor)) for tensor in _tensors(module)]
+    switching = [m for m in modules if m.training and isinstance(m, fx.GraphModule) and _switches(m)]
     try:
+        for m in switching:
+            m.train(False)
         for m in modules:  # and not eval(), which a class may have replaced: what it does cannot be undone
             m.training = False
         with torch.no_grad(), undrawn(2, _tensors(module)), global_hooks(), untouched(module) as moved:
@@ -240,12 +243,20 @@ def as_owned(module: nn.Module, copies: Mapping[int, torch.Tensor]) -> Iterator[
                     moved += ["a tensor"] if _restore(tensor, before) else []
         for container, before in contents:
             moved += ["a container"] if _refill(container, before) else []
+        for m in switching:
+            m.train()
         for m, names, training in zip(modules, attributes, modes, strict=True):
             moved += [name for name, value in vars(m).items() if name not in names or names[name] is not value]
             for name in vars(m).keys() - names.keys():
                 del vars(m)[name]
             vars(m).update(names)
             m.training = training
+
+
+def _switches(module: nn.Module) -> bool:
+    """Whether it holds a graph for each mode, as torchvision's `create_feature_extractor` has it: its own `train`
+    takes one, and can be undone."""
+    return "train_graph" in vars(module) and "eval_graph" in vars(module)
 
 
 def _holds(value: Any) -> bool:

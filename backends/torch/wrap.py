@@ -84,14 +84,15 @@ def wrap(request: WrapRequest) -> Wrapping:
     forms.tell_of_gradient_hooks(native)
     memo: dict[int, Any] = {}
     beside: list[nn.Parameter] = []
-    source = forms.to_float32(copied(native, memo, beside))
+    source = copied(native, memo, beside)
+    was = forms.to_float32(source)
     buffers = buffers_of(source)  # before anything runs, since what counts its calls writes to them
     call = Call.of(source, request.example)
     original = Original(native, Call.of(native, request.example), memo)
     if request.takes in BACK:
         source.register_forward_pre_hook(Turned(request.takes))
     start = perf_counter()
-    with torch.no_grad(), undrawn(0):
+    with torch.no_grad(), undrawn(0), forms.told_of_casts(source, was):
         # What it keeps of its first run, in a global or a cache, is to be tensors, and not what a trace has.
         value = call(ran := sharing(source), batch_of(request.example))
         check_made(source, ran)

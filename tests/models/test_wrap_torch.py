@@ -355,3 +355,23 @@ def test_what_a_module_writes_to_is_seen(looks: bool) -> None:
     rows = np.ones((2, 3), np.float32)
     assert [writes_in_training(Writing(writes).eval(), rows) for writes in (True, False)] == [True, False]
     assert (rows == 1).all()
+
+
+@pytest.mark.filterwarnings("ignore:.* its copy is taken as float32")
+@pytest.mark.parametrize("kind", ["float64", "bfloat16"])
+@pytest.mark.parametrize("cut", [None, "its end"])
+def test_a_forward_that_makes_a_precision_itself_is_told(kind: str, cut: str | None) -> None:
+    import torch
+
+    class Precise(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = torch.nn.Linear(5, 4), torch.nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.body(x.to(getattr(torch, kind))).relu())
+
+    module = Precise().to(getattr(torch, kind)).eval()
+    rows = np.ones((2, 5), np.float32)
+    with pytest.raises(SettingError, match=f"Precise is in {kind}.* makes numbers {kind} itself.* Write x.to"):
+        hs.wrap(module, cut, example=rows, head="linear", classes=2)

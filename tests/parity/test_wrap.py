@@ -250,6 +250,23 @@ def test_timms_own_settings(crop_mode: str) -> None:
     np.testing.assert_allclose(ours, transform(picture).permute(1, 2, 0).numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_features_that_torchvision_extracts(training: bool) -> None:
+    """They have a graph for each mode, which their own `train` takes."""
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    torch.manual_seed(0)
+    net = create_feature_extractor(tv.DenseNet(32, (2, 2, 2, 2), drop_rate=0.2), {"flatten": "rows"})
+    net.train(training)
+    before = net.code
+    model = hs.wrap(net, preprocess=Preprocess(32, 32), head="linear", classes=2)
+    assert (net.training, net.code) == (training, before)
+    x = np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = net.eval()(torch.from_numpy(x).permute(0, 3, 1, 2))["rows"].numpy()
+    assert relative_error(hs.forward(model, x, "trunk")["trunk"], expected) < 1e-5
+
+
 def test_each_module_finds_its_own_framework() -> None:
     import keras
 
