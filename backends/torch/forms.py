@@ -120,8 +120,8 @@ def told_of_casts(module: nn.Module, was: torch.dtype | None) -> Iterator[None]:
             raise
         kind = str(was).removeprefix("torch.")
         raise SettingError(
-            f"{type(module).__name__} is in {kind}, and headstart runs it in float32, in which it fails ({error}): its "
-            f"forward makes numbers {kind} itself, as x.to(torch.{kind}) does. Write "
+            f"{type(module).__name__} is in {kind}, and headstart runs it in float32, where it fails ({error}): "
+            f"its forward makes numbers {kind} itself, as x.to(torch.{kind}) does. Write "
             "x.to(next(self.parameters()).dtype) there"
         ) from error
 
