@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from headstart.backends.torch.emit import LastLinear
+from headstart.backends.torch.losses import is_narrow
 from headstart.backends.torch.masks import Dropped
 from headstart.backends.torch.products import weight_gradient
 from headstart.contract.devices import CPU
@@ -34,10 +35,16 @@ class DirectLayer:
         aten, layer = torch.ops.aten, self.layer
         x = x if self.dropped is None else self.dropped(x)
         logits = layer.product(x, layer.weight, layer.bias)
-        scores = aten._log_softmax(logits, 1, False)
-        loss, total = aten.nll_loss_forward(scores, y, None, MEAN, NO_CLASS)
-        of_scores = aten.nll_loss_backward(self.one, scores, y, None, MEAN, NO_CLASS, total)
+        if is_narrow(logits):
+            scores = aten._log_softmax(logits.T.contiguous()[None, :, None], 1, False)
+            y, forward, backward = y[None, None], aten.nll_loss2d_forward, aten.nll_loss2d_backward
+        else:
+            scores = aten._log_softmax(logits, 1, False)
+            forward, backward = aten.nll_loss_forward, aten.nll_loss_backward
+        loss, total = forward(scores, y, None, MEAN, NO_CLASS)
+        of_scores = backward(self.one, scores, y, None, MEAN, NO_CLASS, total)
         gradient = aten._log_softmax_backward_data(of_scores, scores, 1, torch.float32)
+        gradient = gradient[0, :, 0].T if gradient.ndim == 4 else gradient
         layer.weight.grad = weight_gradient(gradient, x, layer.weight)
         if layer.bias is not None:
             layer.bias.grad = gradient.sum(0)

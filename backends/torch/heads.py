@@ -14,14 +14,13 @@ from headstart.backends.torch.arrays import from_numpy, to_native, to_numpy
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import FUNCTIONS, Network
 from headstart.backends.torch.epoch import Epoch
-from headstart.backends.torch.losses import mean, per_sample, predictions, right
+from headstart.backends.torch.losses import is_narrow, mean, per_sample, predictions, right
 from headstart.backends.torch.masks import Masks
 from headstart.backends.torch.optimizers import FusedOptimizer
 from headstart.backends.torch.products import linear
 from headstart.backends.torch.recorded import Recorder, do
 from headstart.backends.torch.train import STEP, threads
 from headstart.common.machine import threads_for
-from headstart.contract.devices import CPU
 from headstart.contract.heads import DROPOUT, Chain, HeadsRecipe
 from headstart.contract.losses import Softmax
 from headstart.contract.optimizers import SGD
@@ -30,9 +29,9 @@ from headstart.data.rows import window
 from headstart.graph import Node
 from headstart.graph.fuse import allowed
 
-FEW_CLASSES = 64
-"""A softmax of so few numbers is computed by a CPU three times as fast across heads, which lie side by side then,
-as vectors; torch computes it number by number otherwise."""
+MANY_HEADS = 16
+"""Of so many a CPU computes a softmax of few numbers faster across heads than across samples and heads: what is
+moved for it lies nearer together."""
 
 
 @behind_door("__init__", "put", "epoch", "logits", "params", "keep", "logits_of")
@@ -111,7 +110,7 @@ class TorchHeads:
     def _losses(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Each sample's `(n, h)`, of logits `(n, h, classes)`."""
         heads, loss = len(self.lr), self.recipe.loss
-        if isinstance(loss, Softmax) and self.device.type == CPU and logits.shape[-1] <= FEW_CLASSES:
+        if isinstance(loss, Softmax) and heads >= MANY_HEADS and is_narrow(logits.flatten(0, 1)):
             return per_sample(loss, logits.transpose(1, 2), y[:, None].expand(-1, heads))
         return per_sample(loss, logits.flatten(0, 1), y.repeat_interleave(heads, 0)).unflatten(0, (-1, heads))
 

@@ -67,8 +67,8 @@ def test_a_step_written_out_is_that_of_autograd_to_the_bit(
     graph = Graph((Node("x", "input", (), {"shape": (columns,)}), *drop, linear), "fc")
     rng = np.random.default_rng(0)
     params = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in graph.param_shapes().items()}
-    rows = rng.standard_normal((192, columns)).astype(np.float16)
-    labels, order = rng.integers(0, classes, 192), rng.permutation(192).reshape(3, 64)
+    rows = rng.standard_normal((768, columns)).astype(np.float16)
+    labels, order = rng.integers(0, classes, 768), rng.permutation(768).reshape(3, 256)
 
     def trained(written_out: bool) -> tuple[Any, dict[str, np.ndarray]]:
         trainer = train.TorchTrainer(
@@ -87,6 +87,40 @@ def test_a_step_written_out_is_that_of_autograd_to_the_bit(
     assert state.keys() == expected_state.keys()
     for name, value in expected_state.items():
         np.testing.assert_array_equal(state[name], value, name)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("samples", "classes"), [(3000, 2), (400, 7), (70, 15), (300, 16), (20, 3)])
+def test_a_softmax_of_few_classes_is_what_torch_says(
+    samples: int, classes: int, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from torch.nn.functional import cross_entropy
+
+    from headstart.backends.torch import losses
+
+    monkeypatch.setattr(losses, "vector_width", lambda: 16)
+    given = torch.randn(samples, classes, generator=torch.Generator().manual_seed(0))
+    targets, weights = torch.arange(samples) % classes, torch.linspace(0, 2, samples)
+    assert losses.is_narrow(given) == (classes < 16 and samples * classes >= losses.LEAST)
+
+    def gradient_of(loss: Any) -> Any:
+        outputs = given.clone().requires_grad_()
+        value = loss(outputs)
+        return value.detach(), torch.autograd.grad(value, outputs)[0]
+
+    def plain(outputs: Any, reduction: str = "mean") -> Any:
+        return cross_entropy(outputs, targets, reduction=reduction, label_smoothing=smoothing)
+
+    for own, expected in (
+        (lambda x: losses.mean_loss(Softmax(smoothing), x, targets, None), plain),
+        (
+            lambda x: losses.mean_loss(Softmax(smoothing), x, targets, weights),
+            lambda x: (plain(x, "none") * weights).sum() / weights.sum(),
+        ),
+    ):
+        for ours, theirs in zip(gradient_of(own), gradient_of(expected), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
 
 
 def test_what_users_take_away_computes_as_torch_does() -> None:
