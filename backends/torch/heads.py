@@ -47,9 +47,12 @@ class TorchHeads:
         """Train these from now on, by the recipe; nothing is kept of their steps."""
         self.weights = {name: w.requires_grad_() for name, w in weights.items()}
         # The optimiser steps from zero at a rate of one: what it gives is the direction, and each head goes along
-        # it at its own rate.
+        # it at its own rate. Where it decays weights beside its step, all of the last direction decays in it,
+        # which spares a pass over memory.
         self.directions = [torch.zeros_like(w) for w in self.weights.values()]
-        self.optimizer = FusedOptimizer(self.recipe.optimizer, {1.0: self.directions}, weight_decay=0.0)
+        self.is_coupled = isinstance(self.recipe.optimizer, SGD)
+        decay = 0.0 if self.is_coupled else 1.0
+        self.optimizer = FusedOptimizer(self.recipe.optimizer, {1.0: self.directions}, weight_decay=decay)
         self.lr, self.decay = (from_numpy(a, self.device) for a in (self.recipe.lr, self.recipe.weight_decay))
         recorded = self.place.kind == "cuda" and allowed()
         self.recorder = Recorder(self._step, self._state) if recorded else None
@@ -150,13 +153,18 @@ class TorchHeads:
                 if node.op != "linear":
                     x = FUNCTIONS[node.op](node.attrs)(x)
                     continue
-                weight, bias = weights[f"{node.name}.weight"], weights.get(f"{node.name}.bias")
-                if x.ndim == 2:  # the same rows for all heads
-                    x = linear(x, weight.flatten(0, 1), None).unflatten(1, weight.shape[:2])
-                else:
-                    x = torch.einsum("nhi,hoi->nho", x, weight)
-                x = x if bias is None else x + bias
+                x = self._linear(node, x, weights)
         return x.float()
+
+    @staticmethod
+    def _linear(node: Node, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """`(n, c)`, the same rows for all heads, or `(n, h, c)` -> `(n, h, k)`"""
+        weight, bias = weights[f"{node.name}.weight"], weights.get(f"{node.name}.bias")
+        if x.ndim == 2:
+            flat = linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
+            return flat.unflatten(1, weight.shape[:2])
+        y = torch.einsum("nhi,hoi->nho", x, weight)
+        return y if bias is None else y + bias
 
     def _dropped(self, node: Node, x: torch.Tensor) -> torch.Tensor:
         """`(n, c)`, or `(n, h, c)` under one mask for all heads."""
@@ -166,15 +174,15 @@ class TorchHeads:
 
     @torch.no_grad()
     def _update(self, gradients: tuple[torch.Tensor, ...], rate: float | torch.Tensor) -> None:
-        o = self.recipe.optimizer
         for direction, w, gradient in zip(self.directions, self.weights.values(), gradients, strict=True):
-            direction.zero_()
-            gradient = gradient + self._each(self.decay, w) * w if isinstance(o, SGD) else gradient
+            if self.is_coupled:
+                direction.zero_()
+                gradient = gradient + self._each(self.decay, w) * w
             direction.grad = gradient.contiguous()  # fused optimisers take it for laid out as the parameter is
         self.optimizer.step(1.0)
         for direction, w in zip(self.directions, self.weights.values(), strict=True):
             rates = self._each(self.lr, w) * rate
-            if not isinstance(o, SGD):
+            if not self.is_coupled:
                 w.mul_(1 - rates * self._each(self.decay, w))
             w.addcmul_(direction, rates)
 

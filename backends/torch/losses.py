@@ -97,6 +97,8 @@ def predictions(loss: Loss, outputs: torch.Tensor, out: torch.Tensor | None = No
     """Of outputs `(..., n, k)` the classes `(..., n)`, which labels there are `(..., n, k)`, or the outputs
     themselves; in `out` if that is given."""
     match loss:
+        case Softmax() if outputs.device.type == CPU:  # numpy's search is in vectors, torch's number by number
+            return torch.from_numpy(np.argmax(outputs.numpy(), -1, out=None if out is None else out.numpy()))
         case Softmax():
             return torch.argmax(outputs, -1, out=out)
         case Sigmoid():
