@@ -62,8 +62,8 @@ def is_missing(value: Any) -> bool:
         return not value or value.isspace()
     if value is None or (isinstance(value, str) and not value.strip()):
         return True
-    if isinstance(value, str | bytes | list | tuple | dict | np.ndarray):
-        return False
+    if isinstance(value, str | bytes | list | tuple | dict | np.ndarray) or getattr(value, "ndim", 0):
+        return False  # a tensor of several numbers is no truth
     try:
         return bool(value != value)
     except TypeError:  # pandas' NA

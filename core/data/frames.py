@@ -120,7 +120,8 @@ def frame_of(source: Any) -> tuple[Frame, str | None]:
         place = place_of(source)
         return _of_file(TableFile(place)), parent_of(place)
     if isinstance(source, Mapping):
-        return _of_columns(list(source), lambda name: source[name]), None
+        keys = {str(name): name for name in source}
+        return _of_columns([str(name) for name in source], lambda name: source[keys[name]]), None
     if hasattr(source, "column_names") and hasattr(source, "column"):  # Arrow
         return Frame("the table", source.column_names, lambda names: _of_arrow(source.select(names))), None
     if hasattr(source, "collect") and hasattr(source, "collect_schema"):  # polars, not computed yet
@@ -137,10 +138,11 @@ def frame_of(source: Any) -> tuple[Frame, str | None]:
 
 def _of_columns(names: list[str], column: Callable[[str], Any]) -> Frame:
     def values(name: str, found: Any) -> list[Any]:
-        for method in ("to_list", "tolist"):
-            if hasattr(found, method):
-                return list(getattr(found, method)())
-        cells = list(ordered(found, f"the cells of column {name!r}"))
+        method = next((method for method in ("to_list", "tolist") if hasattr(found, method)), None)
+        if method is not None:
+            cells = list(getattr(found, method)())
+        else:
+            cells = list(ordered(found, f"the cells of column {name!r}"))
         return cells if set(map(type, cells)) <= PLAIN else [_plain(cell) for cell in cells]
 
     def read(names: Sequence[str]) -> dict[str, Column]:

@@ -229,8 +229,35 @@ def test_labels_of_mixed_kinds(root: Path, labels: list[Any], classes: tuple[str
 def test_columns_of_frames_may_be_called_by_numbers(root: Path) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({0: [str(root / file) for file in files()], 1: KINDS})
+
+    class Tensor:  # as several libraries have them: of several numbers it is neither true nor false
+        def __init__(self, values: Any) -> None:
+            self.values = np.asarray(values)
+            self.ndim = self.values.ndim
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            return self.values
+
+        def __ne__(self, other: object) -> Any:
+            return self.values != other.values if isinstance(other, Tensor) else True
+
+        def tolist(self) -> Any:
+            return self.values.tolist()
+
+    several = frame.assign(tags=[Tensor([k % 2, 1]) for k in range(len(KINDS))])
+    data = hs.data.table(several, image=0, label="tags")
+    assert data.task == "multi" and data.labels.tolist() == [[k % 2, 1] for k in range(len(KINDS))]
+    for pixels in (
+        frame.assign(pixels=[Tensor(np.zeros((4, 4, 3)))] * len(KINDS)),
+        {"pixels": [Tensor(np.zeros((4, 4)))], 1: ["ant"]},
+    ):
+        with pytest.raises(
+            DataError, match=r"the image of row 1 in column 'pixels' is a Tensor; .*hs\.data\.arrays"
+        ):
+            hs.data.table(pixels, image="pixels", label="1")
     of_arrays = frame.assign(label=list(map(np.array, KINDS)))  # each of no axis, as tensors of one number are
     assert hs.data.table(of_arrays, image=0, label="label").labels.tolist() == [0, 1, 2] * 4
+    assert hs.data.table(frame.to_dict("list"), image=0, label="1").classes == ("ant", "bee", "cow")
     for image, label in ((0, 1), ("0", "1")):
         data = hs.data.table(frame, image=image, label=label)  # type: ignore[arg-type]
         assert [data.classes[k] for k in data.labels] == KINDS
