@@ -41,6 +41,8 @@ class Annotations:
     task: str = SINGLE
     named: bool = True
     """False where the classes' names are only numbers that nobody chose"""
+    by_column: bool = False
+    """Of several labels: each came in a column of its own, so of one that has none nothing is known"""
     groups: NDArray[np.object_] | None = None
     """`(n,)` strings: samples of one group (a patient, a place) stay together in every split"""
     weights: NDArray[np.float32] | None = None

@@ -48,6 +48,8 @@ def aligned(data: Any, what: str, to: Classes) -> Any:
     if mine.named == to.named:
         if not mine.named:
             return _as_many(data, to, used)
+        if data.annotations.by_column:
+            _warn_of_columns(mine, to)
         return data.renumbered(to.names, _by_name(mine, to, used), True)
     if len(mine.names) == len(to.names):
         _check_one_meaning(mine, to, used)
@@ -104,6 +106,18 @@ def _warn_of_positions(mine: Classes, to: Classes) -> None:
         DataWarning,
         stacklevel=4,
     )
+
+
+def _warn_of_columns(mine: Classes, to: Classes) -> None:
+    """DataWarning for labels of `to` that have no column here, where each label has one: they are taken for absent
+    in every sample, as in lists of labels, and whoever names the columns may have left one out."""
+    if lost := [name for name in to.names if name not in mine.names]:
+        warnings.warn(
+            f"{mine.owner} has no column of {few(lost)}, which {to.owner} has: no sample is taken to have "
+            f"{'it' if len(lost) == 1 else 'these'}. Name its column, too, if there is one",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def _check_targets(mine: Classes, to: Classes) -> None:

@@ -380,7 +380,7 @@ def _of_lists(
 
 
 def _of_several(
-    columns: Sequence[tuple[str, Sequence[Any]]], task: str | None, names: tuple[str, ...] | None, place: Place
+    columns: Sequence[tuple[str, Sequence[Any]]], task: str | None, classes: tuple[str, ...] | None, place: Place
 ) -> Annotations:
     """Of a column a label, of 0 and 1, or a column a target."""
     numbers = []
@@ -404,7 +404,7 @@ def _of_several(
     if task == REGRESSION or (task is None and not zero_one and (table != table.round()).any()):
         for column, values in columns:
             warn_of_points([value.strip() for value in values if isinstance(value, str)], column)
-        return _regression(numbers, task, names, place)
+        return _regression(numbers, task, classes, place)
     if not zero_one:
         row, k = np.argwhere(~np.isin(table, (0, 1)))[0].tolist()
         raise DataError(
@@ -413,7 +413,7 @@ def _of_several(
             "0 and 1, or say that they are targets: task='regression' (--task)"
         )
     one_each = bool((table.sum(1) == 1).all())
-    labels = _chosen(tuple(column for column, _ in columns), names)
+    labels = _chosen(tuple(column for column, _ in columns), classes)
     if task is None and one_each:
         raise DataError(
             f"every row has exactly one 1 in the columns {', '.join(column for column, _ in columns[:5])}: say "
@@ -424,7 +424,8 @@ def _of_several(
             row = int(np.flatnonzero(table.sum(1) != 1)[0])
             raise DataError(f"{place(row)} has {table[row].sum():g} classes; of task 'single' every row has one")
         return Annotations(table[:, labels].argmax(1), tuple(columns[k][0] for k in labels))
-    return Annotations(table[:, labels].astype(np.uint8), tuple(columns[k][0] for k in labels), MULTI)
+    names = tuple(columns[k][0] for k in labels)
+    return Annotations(table[:, labels].astype(np.uint8), names, MULTI, by_column=True)
 
 
 def _chosen(columns: tuple[str, ...], names: tuple[str, ...] | None) -> list[int]:

@@ -120,3 +120,21 @@ def test_positions_in_names_that_people_count_otherwise_are_told() -> None:
         ["1" * 5000, *"abc"],
     ):
         aligned(labelled(list(range(len(names))), None), "the data", Classes(tuple(names), True, "the model"))
+
+
+def test_of_columns_of_labels_one_that_is_not_there_is_told() -> None:
+    """Its label counts as absent in every sample, which the scores are of."""
+    images, to = np.zeros((3, 2, 2, 3), np.uint8), Classes(("cat", "dog", "emu"), True, "the model")
+    rows = [[1, 0], [0, 1], [1, 1]]
+    by_column = hs.data.arrays(images, rows, task="multi", classes=["dog", "cat"])
+    with pytest.warns(
+        DataWarning, match=r"the given data has no column of \[emu\], which the model has: no sample"
+    ):
+        data = aligned(by_column, "the given data", to)
+    assert data.labels.tolist() == [[0, 1, 0], [1, 0, 0], [1, 1, 0]]
+    with pytest.warns(DataWarning, match=r"no column of \[cat, emu\]"):
+        aligned(by_column.only(["dog"]), "the given data", to)
+    lists = hs.data.arrays(images, [["dog"], ["cat"], ["cat", "dog"]], task="multi")
+    assert aligned(lists, "the given data", to).labels.tolist() == data.labels.tolist(), (
+        "rare labels may not occur"
+    )
