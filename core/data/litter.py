@@ -6,6 +6,8 @@ hidden on most systems and is litter too (.DS_Store, .Trash-1000, .AppleDouble, 
 
 from __future__ import annotations
 
+import re
+
 NAMES = frozenset(
     {
         # Windows
@@ -24,11 +26,14 @@ NAMES = frozenset(
         *("picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "__pycache__", "_success"),
     }
 )
-PREFIXES = (".", "found.0", "@syno")  # found.000: what chkdsk saved
+PREFIXES = (".", "@syno")
+SAVED_BY_CHKDSK = re.compile(r"found\.\d{3}")
 SUFFIXES = (":zone.identifier", "@synoeastream", "@synoresource", "_$folder$")  # the last: of Hadoop, in buckets
 
 
 def is_litter(name: str) -> bool:
     """Whether a file or folder of this name is never a sample or a class, wherever it lies."""
     lower = name.lower()
-    return lower.startswith(PREFIXES) or lower in NAMES or lower.endswith(SUFFIXES)
+    if lower.startswith(PREFIXES) or lower in NAMES or lower.endswith(SUFFIXES):
+        return True
+    return SAVED_BY_CHKDSK.fullmatch(lower) is not None

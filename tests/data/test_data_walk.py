@@ -109,7 +109,7 @@ def test_a_linked_folder_does_not_lead_up_either(root: Path, tmp_path: Path) -> 
     [
         *("@eaDir", "#recycle", "@Recycle", "_gsdata_", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
         *("Thumbs.db", "ehthumbs.db", "desktop.ini", ".DS_Store", "Icon\r", "__MACOSX", ".AppleDouble"),
-        *(".Trash-1000", ".ipynb_checkpoints", "x.jpg:Zone.Identifier"),
+        *(".Trash-1000", ".ipynb_checkpoints", "x.jpg:Zone.Identifier", "found.000"),
     ],
 )
 @pytest.mark.parametrize("below", ["", "below"])
@@ -123,6 +123,11 @@ def test_litter_is_ignored_at_every_level(
     assert names(root) == before
     assert walk(root).skipped == ()
     assert f"ignored: {root / below / name}" in [record.getMessage() for record in caplog.records]
+
+
+def test_a_picture_called_nearly_as_what_chkdsk_saves_is_one(root: Path) -> None:
+    picture(root / "found.01.jpg")
+    assert "found.01.jpg" in "".join(walk(root).files)
 
 
 def test_what_is_in_a_cloud_only_is_not_left_out_without_a_word(root: Path) -> None:
