@@ -62,7 +62,7 @@ def is_missing(value: Any) -> bool:
         return not value or value.isspace()
     if value is None or (isinstance(value, str) and not value.strip()):
         return True
-    if isinstance(value, str | bytes | list | tuple | dict | np.ndarray) or getattr(value, "ndim", 0):
+    if isinstance(value, str | bytes | list | tuple | dict | np.ndarray) or getattr(value, "ndim", None):
         return False  # a tensor of several numbers is no truth
     try:
         return bool(value != value)
