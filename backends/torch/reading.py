@@ -18,11 +18,12 @@ from torch import fx, nn
 
 from headstart.backends.torch.arrays import batch_of
 from headstart.backends.torch.axes import Walk
+from headstart.backends.torch.chance import undrawn
 from headstart.backends.torch.classifier import Read, is_matrix, ranking
-from headstart.backends.torch.ending import shapes_of
+from headstart.backends.torch.ending import at_end, shapes_of
 from headstart.backends.torch.learning import counterpart
 from headstart.backends.torch.shapes import found_by
-from headstart.backends.torch.trace import Traced, sharing
+from headstart.backends.torch.trace import Call, Part, Traced, sharing
 from headstart.common.errors import CutError
 from headstart.contract.wrapping import BEFORE, END
 from headstart.data.rows import count, with_one_more
@@ -118,6 +119,27 @@ def logits_of_tokens(source: nn.Module, traced: Traced, cut: fx.Node, example: A
         return None
     logits = _values(source, traced, [made], example)[made]
     return logits if logits.ndim == 3 else None
+
+
+FAITHFUL = 1e-3  # of the largest number; a branch that a trace does not take makes far more
+
+
+def faithful(traced: Traced | None, source: nn.Module, call: Call, value: Any, example: Any) -> Traced | None:
+    """The trace; None where it gives something else than the module, as where code asks for the type of what it
+    takes, and a trace has another than torch.Tensor there. Where a rest or a named cut was asked for, what was
+    traced is compared with the module itself anyhow. `value`: what the module gave for the example."""
+    if traced is None or traced.result is None or (end := at_end(value, call.row)) is None:
+        return traced
+    try:
+        part = Part(source, {False: traced.slice(None, traced.result)}, call.names if call.by_name else ()).eval()
+        with torch.no_grad(), undrawn(0):
+            given = sharing(part, buffers=False)(batch_of(example))
+    except Exception:  # as of samples that it does not take; whoever runs it will see
+        return traced
+    if given.shape != end.shape:
+        return None
+    far = (given.double() - end.double()).abs().nan_to_num(0.0).max() if end.numel() else 0.0
+    return traced if far <= FAITHFUL * end.double().abs().nan_to_num(0.0).max() else None
 
 
 def before_rest(source: nn.Module, traced: Traced, example: Any) -> str:

@@ -101,7 +101,10 @@ def wrap(request: WrapRequest) -> Wrapping:
     if request.rest or request.cut in (None, END) or str(request.cut).startswith(BEFORE):
         call = replace(call, row=steps.row_at_end(source, call, value, request.example))
     with sparing(perf_counter() - start):
-        made = _made(request, source, call, Traced.of(source, call))
+        traced = Traced.of(source, call)
+        if not request.rest and (request.cut in (None, END) or str(request.cut).startswith(BEFORE)):
+            traced = reading.faithful(traced, source, call, value, request.example)
+        made = _made(request, source, call, traced)
         check_separate(request, made.wrapping, beside)
     kept = {name: exact_numpy(buffer) for name, buffer in buffers.items()} | dict.fromkeys(empty)
     trunk, params = holding(made.wrapping.trunk, made.wrapping.params, kept)

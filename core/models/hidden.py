@@ -9,6 +9,7 @@ import gc
 import pathlib
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,15 @@ def is_pythons(kind: type) -> bool:
     return package == "numpy" or package in sys.stdlib_module_names
 
 
-def owner_of(function: Any) -> Any:
-    """What a method that is written in C belongs to, where that is data or a ufunc: `table` of `table.get`,
-    `np.add` of `np.add.reduce`. None for others."""
+def owner_of(function: Any, is_own: Callable[[type], bool]) -> Any:
+    """What a method that is written in C belongs to, where that is data, a ufunc, or a class of the program's:
+    `table` of `table.get`, `np.add` of `np.add.reduce`, `Mine` of `Mine.apply`. None for others. `is_own`: whether
+    a class is the program's."""
     if not isinstance(function, types.BuiltinMethodType | types.MethodWrapperType):
         return None
     owner = getattr(function, "__self__", None)
-    return owner if isinstance(owner, (*BOUND, np.ufunc)) else None
+    known = isinstance(owner, (*BOUND, np.ufunc)) or (isinstance(owner, type) and is_own(owner))
+    return owner if known else None
 
 
 def inside_of(ufunc: np.ufunc) -> list[Any]:

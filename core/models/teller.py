@@ -179,9 +179,11 @@ class Teller:
         )
 
     def _compound(self, value: Any) -> Any:
-        bound = isinstance(value, types.MethodType) and not isinstance(value.__self__, type)
+        bound = isinstance(value, types.MethodType) and (
+            not isinstance(value.__self__, type) or self._is_own(value.__self__)
+        )
         if callable(value) and hasattr(value, "__name__") and not bound and self._is_library(value):
-            if (owner := owner_of(value)) is not None:
+            if (owner := owner_of(value, self._is_own)) is not None:
                 return ["method", self._library_name(value), self.value(owner)]
             if isinstance(value, np.ufunc) and (inside := [*filter(self._holds_own, inside_of(value))]):
                 return ["ufunc", *map(self.value, inside)]
