@@ -7,6 +7,7 @@ Invariant: nothing is decided here.
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ class _Walk:
         self._seen: set[Any] = set()
 
     def run(self, call: Call, example: Any) -> Any:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings(action="ignore"):
             batch = each(lambda x: x.requires_grad_().clone() if x.is_floating_point() else x, batch_of(example))
             return call(self.shell, batch)
 

@@ -26,8 +26,8 @@ def made(how: str, scale: float) -> Any:
     def by_type(x: Any, _scale: float) -> Any:
         return x
 
-    @by_type.register
-    def _(x: torch.Tensor, scale: float) -> Any:
+    @by_type.register(torch.Tensor)
+    def _(x: Any, scale: float) -> Any:
         return x.tanh() * scale
 
     class Net(nn.Module):
@@ -48,7 +48,7 @@ def made(how: str, scale: float) -> Any:
                 case "dispatch":
                     return by_type(x, self.scale)
             try:
-                return x.tanh() * (self.scale if float(x.sum()) < 1e9 else 1)
+                return x.tanh() * (self.scale if float(x.detach().sum()) < 1e9 else 1)
             except TypeError:
                 return x
 
