@@ -434,10 +434,7 @@ class Teller:
             elif all(holder[name] is not value for value in referred.values()):
                 self._look_up(holder, name, holder[name])
                 referred[f"{holder['__name__']}.{name}"] = holder[name]
-        known = {id(value) for value in referred.values()}
-        for name, value in self.registered(names).items():  # in whatever way the code comes to them
-            if id(value) not in known:
-                referred[name] = value
+        referred |= self.registered(names)  # in whatever way the code comes to them
         # `__class__` is what super() needs; the class is told where it stands
         told = [[name, self.value(value)] for name, value in sorted(referred.items()) if name != "__class__"]
         defaults = (function.__defaults__, function.__kwdefaults__)
