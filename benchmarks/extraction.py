@@ -2,8 +2,9 @@
 BACKEND` reads a request a line and answers a line, both JSON.
 
 {"do": "precisions"}              what it is timed in: see `children.precisions_of`
-{"do": "prepare", "model": MODEL}   a network, in place of the one before
-{"do": "run", "which": NAME}      features of 32 images of 224 pixels: a precision is ours,
+{"do": "prepare", "model": MODEL, "batch": N}   a network, in place of the one before
+{"do": "run", "which": NAME}      features of 32 images of 224 pixels, or of "batch": N if a network was prepared
+                                  so: a precision is ours,
                                   "peer" is eager float32 under no_grad, `predict`, or a jitted float32 NNX module
 {"do": "sample", "which": NAME}   the features of the first image, of the last such run
 {"do": "cosine", "which": NAME}   the least cosine of a sample's features with the peer's, of the last runs of both
@@ -39,13 +40,13 @@ class Setting:
     def precisions(self) -> list[str]:
         return precisions_of(self.backend)
 
-    def prepare(self, model: str) -> None:
-        self.network(hs.model(model, classes=10, size=SIZE))
+    def prepare(self, model: str, batch: int = BATCH) -> None:
+        self.network(hs.model(model, classes=10, size=SIZE), batch)
 
-    def network(self, model: hs.Model) -> None:
-        self.cut = model.default_cut
-        self.macs = BATCH * sum(model.graph.upto(self.cut).macs(model.input_shape).values())
-        self.images = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    def network(self, model: hs.Model, batch: int = BATCH) -> None:
+        self.batch, self.cut = batch, model.default_cut
+        self.macs = batch * sum(model.graph.upto(self.cut).macs(model.input_shape).values())
+        self.images = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)
         self.trunks = {
             precision: pixel_trunk(model, [self.cut], self.backend, self.backend.place("auto", precision))
             for precision in self.precisions()
@@ -88,7 +89,7 @@ class Setting:
         return float(np.median(seconds[2:]))
 
     def facts(self) -> dict[str, Any]:
-        return facts_of(self.backend, batch=[BATCH, SIZE, SIZE, 3])
+        return facts_of(self.backend, batch=[self.batch, SIZE, SIZE, 3])
 
 
 def torch_peer(native: Any, ready: np.ndarray) -> Any:
@@ -105,7 +106,7 @@ def torch_peer(native: Any, ready: np.ndarray) -> Any:
 
 
 def keras_peer(native: Any, ready: np.ndarray) -> Any:
-    return lambda: native.predict(ready, batch_size=BATCH, verbose=0)
+    return lambda: native.predict(ready, batch_size=len(ready), verbose=0)
 
 
 def jax_peer(native: Any, ready: np.ndarray) -> Any:

@@ -19,7 +19,7 @@ from sizes import sized
 import headstart as hs
 from headstart.contract import registry
 
-MODEL, SIZE, BATCH = "resnet18", 160, 32
+MODEL, SIZE, BATCH = "resnet18", sized(128, 160), 32
 UNCACHED, CACHED = sized(2, 3), sized(6, 12)
 """epochs, of which the first, in which compilers run, does not count"""
 

@@ -2,7 +2,8 @@
 
 `shared.py BACKEND CACHE` reads a request a line and answers a line, both JSON. With `short` behind it, it takes
 short turns on the CPU, as what `compare` starts does; with a number, so many threads, whatever it may use.
-{"do": "prepare"}              fill the cache, build trunk, trainers and feeds; facts about the setting
+{"do": "prepare", "modes": M}   fill the cache, build trunk, trainers and feeds, of these modes or of all; facts
+                               about the setting
 {"do": "epochs", "mode": MODE, "count": N}   [wall-clock seconds, CPU seconds] of each of N epochs
 
 `shared.py neighbour` is what somebody else runs on the machine: a convolutional network in plain torch, with as
@@ -15,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from children import Child, facts_of, serve
@@ -52,7 +54,7 @@ class Setting:
     def __init__(self, name: str, cache: str) -> None:
         self.name, self.cache = name, cache
 
-    def prepare(self) -> dict[str, Any]:
+    def prepare(self, modes: Sequence[str] = MODES) -> dict[str, Any]:
         self.backend = registry.load(self.name)
         self.place = self.backend.place("auto", "float32")
         self.train = hs.data.digits().subset(range(IMAGES))
@@ -61,7 +63,7 @@ class Setting:
         features = hs.extract(model, self.train, [*{*cuts.values()}], backend=self.name, cache=self.cache)
         trunk = pixel_trunk(model, [cuts["frozen"]], self.backend, self.place)
         self.trainers, self.feeds = {}, {}
-        for mode in MODES:
+        for mode in modes:
             if mode in cuts:
                 graph = model.graph.after(cuts[mode], model.input_shape)
             else:
@@ -73,8 +75,8 @@ class Setting:
                 if "cached" in mode
                 else Images(self.train, model.preprocess, BATCH, *through, augment=None, seed=0, workers=None)
             )
-        self.done = dict.fromkeys(MODES, 0)
-        for mode in MODES:  # compilers run in the first
+        self.done = dict.fromkeys(modes, 0)
+        for mode in modes:  # compilers run in the first
             self.epochs(mode, 2)
         return facts_of(self.backend, self.place.device, cpus=cpus())
 

@@ -89,7 +89,7 @@ def limited(limit: str, backend: str, cache: Path) -> Iterator[dict[int, Child]]
             child = Child(backend, "shared.py", cache / str(threads), *by_hand, env=environment)
             stack.callback(child.close)  # before the group is removed, which must be empty
             confine(child.process.pid)  # before it has a framework, and threads
-            child.facts = child.ask(do="prepare")
+            child.facts = child.ask(do="prepare", modes=MODES)
             started[threads] = child
         yield started
 
