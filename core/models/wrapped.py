@@ -361,7 +361,8 @@ def _wrapped(chosen: Backend, called: str, inputs: Any, request: WrapRequest) ->
                 f"{called} could not be run on two samples of what it is said to take, {inputs}: "
                 f"{type(its).__name__}: {str(its)[:ERROR_LENGTH]}. If it takes something else, say so with "
                 "preprocess= or example=; what its call needs besides, such as a flag `train`, give it in a "
-                f"module of yours that calls it{''.join(f'. {note}' for note in getattr(its, '__notes__', ()))}"
+                f"module of yours that calls it{_of_channels(inputs)}"
+                f"{''.join(f'. {note}' for note in getattr(its, '__notes__', ()))}"
             ) from its
         cut = "" if request.cut is None else f", cut at {request.cut!r},"
         raise SettingError(
@@ -369,6 +370,14 @@ def _wrapped(chosen: Backend, called: str, inputs: Any, request: WrapRequest) ->
             f"{type(error).__name__}: {str(error)[:ERROR_LENGTH]}. Cut it elsewhere, or wrap a module that can be "
             "copied"
         ) from error
+
+
+def _of_channels(inputs: Any) -> str:
+    """For an error, where arrays look like images whose channels come first; else ""."""
+    for _, shape, _ in inputs.entries if isinstance(inputs, Arrays) else ():
+        if len(shape) == 3 and shape[0] in (1, 3, 4) and min(shape[1:]) > 4:
+            return f". Channels are the last axis of an example, whatever the framework; of {shape} they seem the first"
+    return ""
 
 
 ALIKE = 0.1  # pixels of 0 to 255, standardised, span 4; scaled to 0..1 and once more by 1 / 255, 0.004

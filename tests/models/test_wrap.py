@@ -362,6 +362,11 @@ def test_mistakes_are_named(
             SettingError,
             "could not be run on two samples",
         ),
+        (
+            lambda: hs.wrap(own.mlp(5, 3), example=np.zeros((4, 3, 8, 8))),
+            SettingError,
+            "Channels are the last axis of an example, whatever the framework; of (3, 8, 8) they seem the first",
+        ),
         (lambda: fit(model, backend=other), BackendError, f"lives in {backend} only"),
         (lambda: hs.forward(model, X, backend=other), BackendError, f"backend {other!r} was asked"),
         (lambda: fit(model, cut="block"), CutError, "legal cuts are trunk"),
