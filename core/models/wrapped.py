@@ -376,7 +376,8 @@ def _of_channels(inputs: Any) -> str:
     """For an error, where arrays look like images whose channels come first; else ""."""
     for _, shape, _ in inputs.entries if isinstance(inputs, Arrays) else ():
         if len(shape) == 3 and shape[0] in (1, 3, 4) and min(shape[1:]) > 4:
-            return f". Channels are the last axis of an example, whatever the framework; of {shape} they seem the first"
+            last = "Channels are the last axis of an example, whatever the framework"
+            return f". {last}; of {shape} they seem the first"
     return ""
 
 
