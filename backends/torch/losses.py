@@ -40,11 +40,11 @@ def is_narrow(outputs: torch.Tensor) -> bool:
     """Whether a softmax of outputs `(n, k)` is computed faster over their transpose. A CPU computes a row that
     fills none of its vectors number by number, and the transpose in vectors of samples: up to six times as fast,
     and the same numbers."""
-    is_there = outputs.ndim == 2 and outputs.device.type == CPU
-    return is_there and outputs.shape[1] < vector_width() and outputs.numel() >= LEAST
+    is_there = outputs.numel() >= LEAST and outputs.ndim == 2 and outputs.device.type == CPU
+    return is_there and outputs.shape[1] < vector_width()
 
 
-LEAST = 1024  # numbers; of fewer, the transpose takes as long as it saves
+LEAST = 1024  # numbers; of fewer, what is done for it takes as long as it saves
 
 
 @functools.cache
@@ -97,14 +97,19 @@ def predictions(loss: Loss, outputs: torch.Tensor, out: torch.Tensor | None = No
     """Of outputs `(..., n, k)` the classes `(..., n)`, which labels there are `(..., n, k)`, or the outputs
     themselves; in `out` if that is given."""
     match loss:
-        case Softmax() if outputs.device.type == CPU:  # numpy's search is in vectors, torch's number by number
-            return torch.from_numpy(np.argmax(outputs.numpy(), -1, out=None if out is None else out.numpy()))
         case Softmax():
-            return torch.argmax(outputs, -1, out=out)
+            return _largest(outputs, out)
         case Sigmoid():
             return torch.gt(outputs, 0, out=out)
         case _:
             return outputs if out is None else out.copy_(outputs)
+
+
+def _largest(outputs: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+    """A CPU finds the largest of many numbers one by one in torch, and in vectors in numpy."""
+    if outputs.numel() < LEAST or outputs.device.type != CPU:
+        return torch.argmax(outputs, -1, out=out)
+    return torch.from_numpy(np.argmax(outputs.numpy(), -1, out=None if out is None else out.numpy()))
 
 
 def count_right(loss: Loss, predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
