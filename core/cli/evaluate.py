@@ -29,6 +29,7 @@ from headstart.cli.results import keep_figures
 @command(
     "headstart evaluate --run run/ --data test/",
     "headstart evaluate --run run/ --data test/ --json scores.json",
+    "headstart evaluate --run another/ --data test/ --cached",
 )
 def evaluate(
     *,
@@ -41,6 +42,15 @@ def evaluate(
     device: Annotated[str, parameter("device")] = DEFAULTS["device"],
     precision: Annotated[str, parameter("precision")] = DEFAULTS["precision"],
     batch_size: BatchSize = DEFAULTS["batch_size"],
+    cached: Annotated[
+        bool,
+        Parameter(
+            help="Take the trunk's features from the cache, and keep there what it lacks, as training does: "
+            "another head on it is evaluated at once. They are rounded as in training.",
+            negative=(),
+            show_default=False,
+        ),
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """Say how well a trained model does on labelled images: scores, of each class too, confusions."""
@@ -51,7 +61,8 @@ def evaluate(
     trained = load(run, backend)
     samples = labelled(trained, data, on_error, table.columns(), truncated)
     import_quietly(trained.backend, device, precision)
-    result = run_evaluate(trained, samples, device=device, precision=precision, batch_size=batch_size)
+    settings = {"device": device, "precision": precision, "batch_size": batch_size}
+    result = run_evaluate(trained, samples, cached=cached, **settings)
     keep_figures(json_file, {"run": str(run), "data": samples.name, **result.as_dict()})
     tables = result.as_tables()
     show(*tables)

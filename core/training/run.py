@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.common.errors import DataError, SettingError
+from headstart.common.log import LOG
+from headstart.common.text import extraction_line
 from headstart.contract import registry
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
@@ -90,9 +92,20 @@ class Run(RunRecord):
             raise SettingError("this run predicts numbers, which have no probabilities; run.predict gives them")
         return (sigmoid if self.model.task == MULTI else softmax)(self.predict(images, **settings))
 
-    def evaluate(self, data: Dataset | FeatureSet, **settings: Any) -> Evaluation:
+    def evaluate(
+        self,
+        data: Dataset | FeatureSet,
+        *,
+        cached: bool = False,
+        cache: str | Path | None = None,
+        **settings: Any,
+    ) -> Evaluation:
         """Loss, accuracy and scores on labelled samples, or on features of the trunk; of what came in parts, on
         the test part. `settings`: of `predict`.
+
+        `cached`: on features, which are taken from the store and computed once where it lacks them, as in
+        training: the next head on this trunk is evaluated without it. They are rounded to the dtype that this run
+        was trained on. `cache`: the store's folder, see `hs.extract`.
 
         Labels are compared by the names of their classes, with the model's or, where it has none, with those that
         the run was trained on. DataWarning for samples that it was trained on, exact copies. Raises DataError for
@@ -101,6 +114,8 @@ class Run(RunRecord):
         """
         if "on_error" in settings:
             raise SettingError("on_error goes where the data are opened: hs.data.folder(path, on_error=...)")
+        if cache is not None and not cached:
+            raise SettingError(f"cache={str(cache)!r} is where cached=True has features; pass it, too, or neither")
         trained, single = trained_classes(self.model, self.data), self.model.task == SINGLE
         known = trained.names if trained.named and single else None
         data = as_data_set(data, known, None if single else self.model.task)
@@ -115,7 +130,10 @@ class Run(RunRecord):
         check_labels(self.model, data, "given")
         warn_of_augmented(data, "given data")
         say(data)
-        predictions = self.predict(data, **settings)
+        if cached and isinstance(data, Dataset):
+            predictions = self.predict(self._features(data, cache, **settings), **settings)
+        else:
+            predictions = self.predict(data, **settings)
         seen = None if self.train_ids is None else self.train_ids.count(data.ids)
         warn_of_seen(named, seen or 0)
         objective = objective_of_run(self.model, self.settings)
@@ -136,6 +154,19 @@ class Run(RunRecord):
             tuple(name_of(miss.index) for miss in validation.misses),
             seen,
         )
+
+    def _features(self, data: Dataset, cache: str | Path | None, **settings: Any) -> FeatureSet:
+        """Of the trunk, where the head begins, from the store; `settings`: of `predict`."""
+        from headstart.features.extract import extract
+        from headstart.features.trunk_keys import DTYPES, INPUT
+
+        trained_on = self.settings.get("feature_dtype")
+        dtype = trained_on if trained_on in DTYPES else "float16"  # of a run that saw images, the usual
+        cut = None if self.cut == INPUT else self.cut
+        given = {name: value for name, value in settings.items() if name != "on_error"}
+        features = extract(self.model, data, cut, backend=self.backend, dtype=dtype, cache=cache, **given)
+        LOG.info("%s", extraction_line(features.stats))
+        return features
 
     def report(self, path: str | Path) -> Path:
         """Write the run as one HTML file that needs no network; returns its path. SettingError where it cannot be

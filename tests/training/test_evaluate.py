@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, l
 import headstart as hs
 from headstart.cli import main as cli
 from headstart.errors import DataError, DataWarning, SettingError, UnknownNameError, WeightsError
+from headstart.features.batch_features import BatchFeatures
 from headstart.training.metrics import softmax
 from headstart.training.sample_texts import weights_of_text
 from headstart.training.validation import Validation
@@ -280,3 +281,42 @@ def test_of_data_in_parts_the_test_part_is_taken(made: Any) -> None:
     without = hs.data.table({**columns, "split": ["train", "val"] * (len(files) // 2)})
     with pytest.raises(DataError, match=r"has the parts train, val, and no test part; pass .* such as data\.val"):
         run.evaluate(without, device="cpu")
+
+
+@pytest.mark.each
+def test_evaluated_on_the_trunks_features(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the cache, which is filled by the first; the second runs no trunk, whatever its head."""
+    run, folder, test = made
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    plain = hs.evaluate(folder, test, backend=run.backend, device="cpu")
+    first = hs.evaluate(folder, test, backend=run.backend, device="cpu", cached=True)
+    assert first.loss == pytest.approx(plain.loss, rel=2e-3)
+    assert (first.accuracy, first.confusions) == (plain.accuracy, plain.confusions)
+    data = hs.data.folder(test, classes=run.model.classes)
+    stats = hs.extract(run.model, data, run.cut, backend=run.backend, device="cpu").stats
+    assert (stats.extracted, stats.reused) == (0, len(data)), "where `fit` and `extract` keep theirs"
+    with monkeypatch.context() as patched:
+        patched.setattr(BatchFeatures, "trunk", property(lambda _: pytest.fail("a trunk was made")))
+        again = hs.evaluate(run, test, device="cpu", cached=True)
+    assert again.loss == pytest.approx(first.loss, rel=1e-6)
+    with pytest.raises(SettingError, match="pass it, too"):
+        run.evaluate(data, cache=tmp_path)
+
+
+def test_the_command_evaluates_on_features(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder, test = made
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    where = ("--backend", run.backend, "--device", "cpu")
+    arguments = ["evaluate", "--run", str(folder), "--data", str(test), *where]
+    for further, told in (
+        (["--cached"], "features: 16 extracted, 0 reused"),
+        (["--cached"], "features: 0 extracted, 16 reused"),
+        ([], ""),
+    ):
+        monkeypatch.setattr("sys.argv", ["headstart", *arguments, *further])
+        cli.main()
+        said = capsys.readouterr().err
+        assert told in said
+        assert ("features:" in said) == bool(further)
