@@ -61,8 +61,9 @@ def evaluate(
     trained = load(run, backend)
     samples = labelled(trained, data, on_error, table.columns(), truncated)
     import_quietly(trained.backend, device, precision)
-    settings = {"device": device, "precision": precision, "batch_size": batch_size}
-    result = run_evaluate(trained, samples, cached=cached, **settings)
+    result = run_evaluate(
+        trained, samples, cached=cached, device=device, precision=precision, batch_size=batch_size
+    )
     keep_figures(json_file, {"run": str(run), "data": samples.name, **result.as_dict()})
     tables = result.as_tables()
     show(*tables)
