@@ -42,7 +42,8 @@ def evaluate(
     `fit` makes a data set of (a frame, pairs ...), or what the command line takes for --data: of a folder with a
     folder a class, some of the run's classes may be missing. Of data that came in parts, the test part is taken.
     `on_error`, `truncated`: of files, see `hs.data.folder`. `backend`: None: of a run its own, of a folder as
-    `load` chooses it. `settings`: of `Run.predict`. Raises what `load`, `hs.data.folder` and `Run.evaluate` do.
+    `load` chooses it. `settings`: of `Run.evaluate`, such as `cached=True`. Raises what `load`, `hs.data.folder`
+    and `Run.evaluate` do.
     """
     if isinstance(run, str | os.PathLike):
         run = load(run, backend)
