@@ -163,8 +163,7 @@ class Run(RunRecord):
         trained_on = self.settings.get("feature_dtype")
         dtype = trained_on if trained_on in DTYPES else "float16"  # of a run that saw images, the usual
         cut = None if self.cut == INPUT else self.cut
-        given = {name: value for name, value in settings.items() if name != "on_error"}
-        features = extract(self.model, data, cut, backend=self.backend, dtype=dtype, cache=cache, **given)
+        features = extract(self.model, data, cut, backend=self.backend, dtype=dtype, cache=cache, **settings)
         LOG.info("%s", extraction_line(features.stats))
         return features
 
