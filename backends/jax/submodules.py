@@ -44,7 +44,7 @@ from headstart.contract.wrapping import BEFORE, END, Witnessed, Wrapping, WrapRe
 from headstart.data.rows import count, with_one_more
 from headstart.graph import NativePart
 from headstart.graph.cuts import Paths
-from headstart.models.endings import is_numbered, is_projection, tell_of_doubted
+from headstart.models.endings import doubted, is_projection, tell_of_doubted
 from headstart.models.several import (
     TOKENS,
     Entry,
@@ -91,8 +91,7 @@ def up_to_submodule(request: WrapRequest, row: Entry | None = None) -> Wrapping:
         module, ending = without_ending(module)
     by_name = takes_names(module, request.example)
     if row is None:
-        ends = request.cut in (None, END) or str(request.cut).startswith(BEFORE)
-        row = row_at_end(module, by_name, request.example) if ends else ()
+        row = row_at_end(module, by_name, request.example) if request.to_an_end else ()
     cut, before, wanted = request.cut, False, ""
     at: Sequence[str] = ()  # the submodule at which a run stops, or several classifiers before which it does
     if cut == END:
@@ -166,10 +165,8 @@ def _tell_of_doubted(module: nnx.Module, seeing: Callable[[Any], Any], example: 
     matrices, count = product_of(seeing, example)
     for name in names_holding(module, matrices):
         name = name.removeprefix("params.") if isinstance(module, linen.Bridged) else name
-        path, _, kind = name.rpartition(".")
-        is_layer = kind == "kernel"
-        if not is_projection(name) and (is_numbered(path) or not is_layer):
-            what = f"layer {path!r}" if is_layer else f"parameter {name!r}"
+        is_layer = name.rpartition(".")[2] == "kernel"
+        if what := doubted(name, is_layer):
             tell_of_doubted(called(module), count, what, is_layer)
             return
 

@@ -194,8 +194,9 @@ def wrap(request: WrapRequest) -> Wrapping:
 def _end(model: keras.Model, request: WrapRequest, samples: int) -> tuple[int | None, Entry]:
     """Which of several outputs of a model is followed to its classifier, or is what its rest gives, by its place;
     None: it gives one, or none of them. And what is taken of them as features where no name tells."""
-    ends = request.cut in (None, END) or str(request.cut).startswith(BEFORE)
-    if len(model.outputs) == 1 or not (request.rest or ends) or not (row := row_at_end(model, samples)):
+    if len(model.outputs) == 1 or not (request.rest or request.to_an_end):
+        return None, ()
+    if not (row := row_at_end(model, samples)):
         return None, ()
     tensor = entry_of(structure_of(model), row)
     place = next(place for place, output in enumerate(model.outputs) if output is tensor)

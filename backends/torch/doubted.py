@@ -18,7 +18,7 @@ from headstart.backends.torch.classifier import is_linear, is_matrix
 from headstart.backends.torch.ending import at_end
 from headstart.backends.torch.trace import Call
 from headstart.data.rows import each
-from headstart.models.endings import is_numbered, is_projection, reached, tell_of_doubted
+from headstart.models.endings import doubted, reached, tell_of_doubted
 
 PRODUCTS = ("addmm", "mm", "bmm", "baddbmm", "linear", "mv", "addmv", "trilinear")
 SHAPING = (
@@ -48,11 +48,9 @@ def tell(source: nn.Module, call: Call, example: Any) -> None:
     if not steps or not steps.isdisjoint(reached(before, _before)):  # rows of residual blocks
         return
     for _, name in walk.found:
-        sides, path = source.get_parameter(name).shape, name.rpartition(".")[0]
-        is_layer = is_linear(source.get_submodule(path))
-        named = is_projection(name) or (is_layer and not is_numbered(path))
-        if not named and end.shape[1] in sides and end.shape[1] < max(sides):
-            what = f"layer {path!r}" if is_layer else f"parameter {name!r}"
+        sides = source.get_parameter(name).shape
+        is_layer = is_linear(source.get_submodule(name.rpartition(".")[0]))
+        if (what := doubted(name, is_layer)) and end.shape[1] in sides and end.shape[1] < max(sides):
             tell_of_doubted(type(source).__name__, end.shape[1], what, is_layer and walk.plain)
             return
 

@@ -98,11 +98,11 @@ def wrap(request: WrapRequest) -> Wrapping:
         check_made(source, ran)
         settle(source, ran, call, request.example, buffers)
     empty = empty_of(source)
-    if request.rest or request.cut in (None, END) or str(request.cut).startswith(BEFORE):
+    if request.rest or request.to_an_end:
         call = replace(call, row=steps.row_at_end(source, call, value, request.example))
     with sparing(perf_counter() - start):
         traced = Traced.of(source, call)
-        if not request.rest and (request.cut in (None, END) or str(request.cut).startswith(BEFORE)):
+        if request.to_an_end and not request.rest:
             traced = reading.faithful(traced, source, call, value, request.example)
         made = _made(request, source, call, traced)
         check_separate(request, made.wrapping, beside)

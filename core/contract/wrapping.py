@@ -46,6 +46,11 @@ class WrapRequest:
     takes: str
     """of a head: the `Wrapping.layout` of the trunk in front of it"""
 
+    @property
+    def to_an_end(self) -> bool:
+        """Whether the trunk ends where the module does or before its classifier, not at a place that is named."""
+        return self.cut in (None, END) or str(self.cut).startswith(BEFORE)
+
 
 @dataclass(frozen=True)
 class Witnessed:

@@ -77,9 +77,18 @@ def tell_of_rectified(end: np.ndarray | None, called: str, cut: str) -> None:
         )
 
 
+def doubted(parameter: str, is_layer: bool) -> str:
+    """What the rows at an end are made with, in words: a parameter, or the layer whose weight it is. "" where its
+    name says that it is no classifier: a projection's, or that of a layer which somebody gave a name."""
+    layer = parameter.rpartition(".")[0]
+    if is_projection(parameter) or (is_layer and not is_numbered(layer)):
+        return ""
+    return f"layer {layer!r}" if is_layer else f"parameter {parameter!r}"
+
+
 def tell_of_doubted(called: str, count: int, what: str, by_name: bool) -> None:
-    """Say that a fresh head takes what a module `called` so gives, `count` numbers, for features. `what` makes
-    them, and may well be a classifier; `by_name`: it would be taken for one if it were called so."""
+    """Say that a fresh head takes what a module `called` so gives, `count` numbers, for features. `what`, see
+    `doubted`, makes them, and may well be a classifier. `by_name`: it would be taken for one if called so."""
     LOG.info(
         "a fresh head gets what %s gives, %d numbers, as features. If these are numbers of classes, which %s "
         "makes, %spass cut=, what is in front of it",
