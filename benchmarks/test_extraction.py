@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from children import BACKENDS, Child
+from extraction import BATCH
 from sizes import FULL, bar_of, sized
 from table import TARGETS, no_bfloat16, table
 
@@ -23,8 +24,8 @@ LAYER_NORMS = ("vit_small_patch14_dinov2", "convnext_tiny")
 COSINES = {"float32": 0.99999, "bfloat16": 0.999}
 PEERS = {"torch": "eager float32 under no_grad", "keras": "predict", "jax": "a jitted float32 NNX module"}
 ROUNDS = sized(3, 5)
-BATCH, OF_LAYER_NORMS = 32, sized(16, 32)
-"""images; of networks with layer norms fewer, which XLA takes seconds for"""
+OF_LAYER_NORMS = sized(16, BATCH)
+"""images of networks with layer norms, which XLA takes seconds for"""
 
 
 def asked_for(backend: str, model: str) -> str:

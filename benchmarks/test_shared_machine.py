@@ -73,9 +73,9 @@ def pair(
 
 
 def test_alone(benchmark: Any, pair: tuple[Child, Child]) -> None:
-    """In turn, so that what the machine does meanwhile happens to both, and each first as often as the other. The
-    table has medians. Two processes that are told the same are up to 6 % apart in these, and up to 4 % in their
-    fastest epochs, so that a benchmark fails where both are further apart than was asked for."""
+    """In turn, so that what the machine does meanwhile happens to both, and each first as often as the other. Two
+    processes that are told the same are up to 6 % apart in their medians, and up to 4 % in their fastest epochs,
+    which are printed, too: where these are within the bar, it may have been the machine."""
     told, untold = pair
     benchmark.group = f"{told.backend}: epochs alone, waiting threads asleep and spinning"
     seconds: dict[str, dict[Child, list[float]]] = {mode: {told: [], untold: []} for mode in MODES}
@@ -104,7 +104,7 @@ def test_alone(benchmark: Any, pair: tuple[Child, Child]) -> None:
         )
     fastest = {mode: min(times[told]) / min(times[untold]) for mode, times in seconds.items()}
     print(f"\n{told.backend} alone, asleep / spinning: {_text(slower)}; the fastest: {_text(fastest)}")
-    assert all(min(slower[mode], fastest[mode]) <= ALONE for mode in MODES), (slower, fastest)
+    assert all(ratio <= ALONE for ratio in slower.values()), (slower, fastest)
 
 
 @pytest.mark.parametrize("others", [1, 2])
