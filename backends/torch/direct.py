@@ -62,5 +62,5 @@ def direct_layer(graph: Graph, network: nn.Module, recipe: Recipe, place: Place)
     layer = network.get_submodule(graph.output)
     assert isinstance(layer, LastLinear)
     is_trained = all(parameter.requires_grad for parameter in layer.parameters())
-    dropped = [module for module in network.modules() if isinstance(module, Dropped)]
-    return DirectLayer(layer, dropped[0] if dropped else None) if is_trained else None
+    dropped = next((module for module in network.modules() if isinstance(module, Dropped)), None)
+    return DirectLayer(layer, dropped) if is_trained else None

@@ -197,10 +197,13 @@ def _rounded(point: Point, extraction: float) -> list[Any]:
     """As page.js reads it, to six digits: a screen has not more. Seconds are without those of the extraction, to
     which the page adds them or not: beside hours, six digits would not tell the epochs of a head apart."""
     values = astuple(replace(point, seconds=point.seconds - extraction))
-    rounded = [float(f"{value:.6g}") if isinstance(value, float) else value for value in values]
-    return [
-        value if six == 1 else six for value, six in zip(values, rounded, strict=True)
-    ]  # what is nearly 1 is told apart from it
+    return [_to_six_digits(value) if isinstance(value, float) else value for value in values]
+
+
+def _to_six_digits(value: float) -> float:
+    """But for what is nearly 1, which is told apart from it."""
+    rounded = float(f"{value:.6g}")
+    return value if rounded == 1 else rounded
 
 
 def _diverged(entries: Sequence[Entry]) -> list[str]:

@@ -130,10 +130,8 @@ class Run(RunRecord):
         check_labels(self.model, data, "given")
         warn_of_augmented(data, "given data")
         say(data)
-        if cached and isinstance(data, Dataset):
-            predictions = self.predict(self._features(data, cache, **settings), **settings)
-        else:
-            predictions = self.predict(data, **settings)
+        given = self._features(data, cache, **settings) if cached and isinstance(data, Dataset) else data
+        predictions = self.predict(given, **settings)
         seen = None if self.train_ids is None else self.train_ids.count(data.ids)
         warn_of_seen(named, seen or 0)
         objective = objective_of_run(self.model, self.settings)
