@@ -17,6 +17,7 @@ import numpy as np
 
 from headstart.common.errors import DataError, DataWarning, UnknownNameError
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE, TASKS, Annotations
+from headstart.data.class_labels import Named
 from headstart.data.label_texts import (
     WITH_POINT,
     check_separator,
@@ -25,12 +26,13 @@ from headstart.data.label_texts import (
     may_be_written,
     refuse_decimal_commas,
     refuse_paths,
+    warn_of_amounts,
     warn_of_commas,
     warn_of_points,
     warn_of_spaces,
 )
 from headstart.data.labels import warn_of_missing
-from headstart.data.names import bare, class_list, normal, shown, twins, warn_of_kin
+from headstart.data.names import bare, check_told_apart, class_list, normal, shown, twins, warn_of_kin
 from headstart.data.rounded_ids import warn_of_rounded
 from headstart.data.written_lists import refuse_ranges, warn_of_brackets, written_lists
 
@@ -87,6 +89,12 @@ def labels_in(
     if len(columns) > 1:
         return _of_several(columns, task, names, place)
     column, values = columns[0][0], _read(*columns[0], place)
+    if isinstance(values, Named):
+        if names is None:
+            names = tuple(sorted(set(map(normal, values))))
+            check_told_apart(names)
+            warn_of_missing(names)
+        return _single(values, column, SINGLE, names, place)
     if all(isinstance(value, list | tuple | np.ndarray) for value in values):
         return _of_lists([list(value) for value in values], column, task, names, place)
     kinds = {_kind(value) for value in values}
@@ -111,7 +119,8 @@ def labels_in(
             if task is None and names is None and not of_names:
                 refuse_ranges(members, texts, column)
             return _of_lists(members, column, MULTI if of_names and task is None else task, names, place)
-        if task in (None, MULTI) and (lists := cut(texts, separator, task == MULTI)) is not None:
+        whole = task is None and _are_classes(texts, names)  # "wolf|dog" may be the name of one class
+        if task in (None, MULTI) and not whole and (lists := cut(texts, separator, task == MULTI)) is not None:
             if task is None and separator is None:
                 refuse_paths(lists, texts, column)
             return _of_lists(lists, column, MULTI, names, place)
@@ -231,6 +240,7 @@ def _of_texts(
     if names is None:
         warn_of_rounded(distinct, column, "class")
     if task is None and names is None:
+        warn_of_amounts(texts, column)
         warn_of_spaces(texts, column)
         warn_of_brackets(texts, column)
     return about

@@ -6,6 +6,7 @@ Invariant: a row that lacks one is an error, and never quietly of a part, a grou
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,15 +17,31 @@ from numpy.typing import NDArray
 from headstart.common.errors import DataError, DataWarning
 from headstart.common.numbers import FLOAT32_LARGEST
 from headstart.data.annotations import PARTS
-from headstart.data.columns import NO_NUMBER, Place, is_missing, number_of, whole_of
+from headstart.data.columns import NO_NUMBER, TRUTHS, Place, is_missing, number_of, whole_of
 from headstart.data.label_texts import first_comma, warn_of_points
 from headstart.data.labels import MISSING
 from headstart.data.layouts import role_of
 from headstart.data.names import bare, kin, normal, shown
 from headstart.data.rounded_ids import warn_of_rounded
 
+IS = re.compile(r"is[ _-]+", re.IGNORECASE)
+YES_AND_NO = {**TRUTHS, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
 LEAST_WEIGHT = 2.0**-100
 """beside a largest weight between 1 and 2"""
+
+
+def part_words(column: str, values: Sequence[Any]) -> Sequence[Any]:
+    """What a column says of parts in words: of `is_valid`, `is_test` and their like, of 1 and 0 or true and false,
+    "val" or "test", and "train". What is anything else, or `is_train`, whose others may be either, as it is."""
+    yes = role_of(IS.sub("", column.strip()))
+    if yes not in PARTS[1:]:
+        return values
+    truths = [YES_AND_NO.get(value.strip(), value) if isinstance(value, str) else value for value in values]
+    if not all(
+        is_missing(value) or (isinstance(value, int | float | np.generic) and value in (0, 1)) for value in truths
+    ):
+        return values
+    return [value if is_missing(value) else yes if value else PARTS[0] for value in truths]
 
 
 def parts_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray | None:
@@ -37,7 +54,7 @@ def parts_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray | N
                 what = "empty" if is_missing(value) else repr(value)[:60]
                 raise DataError(
                     f"the part of {place(i)} in column {column!r} is {what}; expected train, val or test (or "
-                    "training, valid, validation, dev, testing)"
+                    "training, valid, validation, dev, testing), or 0 and 1 in a column called is_valid or is_test"
                 )
             roles[value] = PARTS.index(role)
     parts = np.array([roles[value] for value in values], np.int8)

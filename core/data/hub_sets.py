@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.common.errors import DataError
+from headstart.common.errors import DataError, ImageError
 from headstart.common.places import reachable
 from headstart.data.annotations import MULTI, PARTS, REGRESSION, Annotations, unlabelled
 from headstart.data.class_labels import check_numbers
@@ -24,6 +24,7 @@ from headstart.data.decode import read_file
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Frame
 from headstart.data.further_columns import groups_in, weights_in
+from headstart.data.image_cells import is_empty
 from headstart.data.layouts import role_of
 from headstart.data.left_out import check_on_error
 from headstart.data.missing_labels import labelled_rows, no_label
@@ -161,12 +162,18 @@ class _Rows:
         def fetch(i: int) -> bytes:
             part, row = self._locate(rows[i])
             cell = encoded[part][row][column]
+            if is_empty(cell):
+                raise ImageError(source_name(i), "names no image")
             if isinstance(cell, Mapping):
                 cell = cell.get("bytes") or cell.get("path")
             return read_file(Path(folder, cell)) if isinstance(cell, str) else bytes(cell or b"")
 
         name, folder = self.frame.name, current_folder()
-        return EncodedSource(len(rows), fetch, lambda i: f"{name}, {self.place(rows[i])}", truncated)
+
+        def source_name(i: int) -> str:
+            return f"{name}, {self.place(rows[i])}"
+
+        return EncodedSource(len(rows), fetch, source_name, truncated)
 
     def left(self, image: str, labels: Sequence[str]) -> list[str]:
         """What is said of a transform that is not applied, and of the mode of images. `image`, `labels`: the

@@ -26,6 +26,7 @@ from headstart.data.names import normal
 from headstart.data.place import FILE, REMOTE, absolute, is_remote, joined, name_of, place_of
 
 SHOWN = 3
+HOME = "~/"
 LONGEST = 255
 """bytes that file systems take for a name"""
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -139,7 +140,7 @@ def files_of(images: Column, column: str, root: str, place: Any) -> list[str]:
 def _file_of(name: str, root: str, place: Any, row: int) -> str:
     if is_remote(name):
         return normal_url(name)
-    if name.startswith(FILE):
+    if name.startswith((FILE, HOME)):
         return place_of(name)
     if is_remote(root) and name.startswith("/"):
         raise DataError(

@@ -24,6 +24,11 @@ WITH_POINT = (
     "write them with a decimal point and nothing between thousands, or in Python take the frame of "
     "pandas.read_csv(path, sep=';', decimal=',') as the table, with root= for the folder of its images"
 )
+AMOUNT = re.compile(
+    r"[+-]?(?:\d{1,3}(?:[ '\u2019\u00a0\u2009\u202f]\d{3})+(?:[.,]\d+)?|\d+(?:[.,]\d+)?\s?[%\u2030\u20ac$\u00a3]"
+    r"|[\u20ac$\u00a3]\s?\d+(?:[.,]\d+)*)"
+)
+"""a number with more around it, or with what stands between thousands in prose: 1 200, 1'200, 10 %, $5"""
 COMMA = re.compile(r"[+-]?(?:(?:\d+|\d{1,3}(?:\.\d{3})+),\d+|\d{1,3}(?:,\d{3})+\.\d+)")
 """a number with a comma: 1,5 and 1.234,5 as much of Europe writes them, 1,234.5 as others do"""
 
@@ -143,6 +148,19 @@ def _warn_of_joined(name: str, column: str, stands: str, separator: str) -> None
         DataWarning,
         stacklevel=7,
     )
+
+
+def warn_of_amounts(texts: Sequence[str], column: str) -> None:
+    """DataWarning for names of which each is a number with a per cent or currency sign, or with spaces or
+    apostrophes between thousands, which were probably meant as numbers."""
+    if all(map(AMOUNT.fullmatch, dict.fromkeys(texts))):
+        warnings.warn(
+            f"the labels in column {column!r} are numbers with more around or in them, such as {texts[0]!r:.40}, "
+            "and each is taken as the name of a class: if they are amounts, write the numbers alone; if not, say "
+            "task='single' (--task)",
+            DataWarning,
+            stacklevel=7,
+        )
 
 
 def warn_of_points(texts: Sequence[str], column: str) -> None:

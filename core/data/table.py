@@ -16,12 +16,12 @@ import numpy as np
 from headstart.common.errors import DataError, SettingError
 from headstart.data.annotations import MULTI, PARTS, SINGLE, Annotations
 from headstart.data.any_files import files_for
-from headstart.data.class_labels import Named
+from headstart.data.class_labels import Named, predicted, predicted_several
 from headstart.data.columns import TRUTHS, label_lists, labels_in
 from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import sound
 from headstart.data.frames import Column, Frame, frame_of
-from headstart.data.further_columns import groups_in, parts_in, weights_in
+from headstart.data.further_columns import groups_in, part_words, parts_in, weights_in
 from headstart.data.image_cells import files_of, files_there, holds_bytes, rows_with_images, source_of
 from headstart.data.layouts import role_of, root_of
 from headstart.data.left_out import check_on_error
@@ -100,8 +100,9 @@ def table(
     one), or of the bytes of image files. The table, `root` and the names may be URLs, as of `folder`. `label`: the
     column of names or numbers, each a class; of lists, or of texts such as "cat;dog" with `separator` between
     them, each a label (task "multi"); of numbers with a fraction, a target ("regression"). Or the names of several
-    columns, each a label with 0 and 1, or each a target. `split`: the column that says train, val or test; then
-    the data set has the parts `.train`, `.val` and `.test`. `group`: the column of names that no split cuts.
+    columns, each a label with 0 and 1, or each a target. `split`: the column that says train, val or test, or one
+    called as `is_valid` or `is_test` that says so by true and false, or 1 and 0, where the others are to train on;
+    then the data set has the parts `.train`, `.val` and `.test`. `group`: the column of names that no split cuts.
     `weight`: the column of how much a sample counts, 0 or more.
 
     Where `image`, `label` or `split` is None, a column that is called so is taken, if there is only one, and said.
@@ -123,10 +124,17 @@ def table(
     values = frame.columns(
         [name for role in roles.values() for name in ([role] if isinstance(role, str) else role)]
     )
+    if "split" in roles:
+        values[roles["split"]] = part_words(roles["split"], values[roles["split"]])
     if "split" in roles and split is None and not _says_parts(values[roles["split"]]):
         unsaid = f"{roles.pop('split')!r} is not taken as split: it does not say train, val and test"
         notes = [unsaid if note.startswith("split ") else note for note in notes]
     of_label = {name: values[name] for name in roles["label"]}
+    for name, cells in of_label.items() if task is None else ():
+        if (names_of_classes := predicted(frame.names, name, cells)) is not None:
+            values[name] = of_label[name] = names_of_classes
+        elif predicted_several(frame.names, name):
+            task = MULTI
     is_nothing, may_be_several = no_label(classes, of_label.values()), False
     if len(of_label) == 1 and all(isinstance(cells, Named) for cells in of_label.values()):
         is_nothing, task = _is_none, SINGLE if task is None else task
@@ -255,8 +263,8 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
             if _tells_training(frame.columns([name])[name])
         ]
         guessed += [
-            f"{name!r} tells rows of one part from others, and is not taken as split (of a column of train, val "
-            "and test say split=, --split-column)"
+            f"{name!r} tells rows of one part from others, and is not taken as split (of one that is called "
+            "so, or as is_valid or is_test, say split=, --split-column)"
             for name in free
             if _is_called(name, TELLS_PARTS) and _is_of_truths(frame.columns([name])[name])
         ]
@@ -319,4 +327,5 @@ def _is_none(value: Any) -> bool:
 
 
 def _picked(column: Column, rows: Sequence[int]) -> Column:
-    return [column[i] for i in rows]
+    cells = [column[i] for i in rows]
+    return Named(cells) if isinstance(column, Named) else cells

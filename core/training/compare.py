@@ -312,7 +312,7 @@ def _run_child(
                 listener(event)
             child.wait()
         except KeyboardInterrupt:
-            raise _interrupted(child) from None
+            raise _interrupted(child, add) from None
         finally:
             if child.poll() is None:
                 child.kill()
@@ -354,8 +354,9 @@ def _warnings_told(emit: Listener) -> Iterator[None]:
         yield
 
 
-def _interrupted(child: subprocess.Popen[str]) -> KeyboardInterrupt:
-    """Hand Ctrl-C on to the child, give it time to keep its features, and pass on what it says of them."""
+def _interrupted(child: subprocess.Popen[str], add: Callable[[dict[str, Any]], None]) -> KeyboardInterrupt:
+    """Hand Ctrl-C on to the child, give it time to keep its features, and pass on what it says of them. What it
+    had trained goes to `add`: it may have been scoring the test data."""
     if os.name != "nt":  # Windows has no sessions: there Ctrl-C has come to the child as well
         child.send_signal(signal.SIGINT)
     child.stdin = None  # closed, which communicate() would stumble over
@@ -363,10 +364,13 @@ def _interrupted(child: subprocess.Popen[str]) -> KeyboardInterrupt:
         rest, _ = child.communicate(timeout=30)
     except subprocess.TimeoutExpired:
         return KeyboardInterrupt()
+    interrupted = KeyboardInterrupt()
     for event in _events((rest or "").splitlines()):
-        if event["event"] == "error":
-            return ExtractionInterrupted(event["message"])
-    return KeyboardInterrupt()
+        if event["event"] == "row":
+            add(event["row"])
+        elif event["event"] == "error":
+            interrupted = ExtractionInterrupted(event["message"])
+    return interrupted
 
 
 def _events(lines: Iterable[str]) -> Iterator[Event]:

@@ -231,3 +231,54 @@ def test_ids_that_went_through_floats_are_told(files: list[str], ids: Any, shown
 def test_ids_that_have_all_their_digits_are_not(files: list[str], ids: Any) -> None:
     columns = {"file": files, "label": ["ant", "bee"] * (N // 2)}
     assert len(set(hs.data.table(columns | {"who": ids}, group="who").groups or ())) == len(set(ids))
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    ("name", "yes", "no", "part"),
+    [
+        ("is_valid", "True", "False", "val"),
+        ("Is test", "1", "0", "test"),
+        ("is_val", "1.0", "0.0", "val"),
+        ("holdout", True, False, "test"),
+        ("valid", "true", "false", "val"),
+    ],
+)
+def test_a_column_of_yes_and_no_is_a_split_by_its_name(
+    files: list[str], name: str, yes: Any, no: Any, part: str
+) -> None:
+    """As fastai's `is_valid`."""
+    values = [yes, no, no, yes, no, no]
+    expected = {"train": [1, 2, 4, 5], part: [0, 3]}
+    of_frame = hs.data.table({"file": files, "label": ["ant", "bee"] * 3, name: values}, split=name)
+    for data in (opened(files, {name: values}, split=name), of_frame):
+        assert {part: [data.ids.index(id) for id in rows.ids] for part, rows in data.parts.items()} == expected
+    alone = opened(files, {name: [no] * N}, split=name)
+    assert not alone.parts and "t.csv: all rows are of one part, train; taken in one piece" in alone.notes
+
+
+@pytest.mark.neutral
+def test_a_column_of_yes_and_no_that_may_mean_two_parts_is_refused(files: list[str]) -> None:
+    for name, values in (("is_train", ["True", "False"] * 3), ("part", [1, 0] * 3), ("is_valid", [0, 1, 2] * 2)):
+        with pytest.raises(DataError, match="or 0 and 1 in a column called is_valid or is_test"):
+            opened(files, {name: values}, split=name)
+    with pytest.raises(DataError, match="the part of row 3 in column 'is_valid' is empty"):
+        opened(files, {"is_valid": ["1", "0", "", "1", "0", "0"]}, split="is_valid")
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize("amount", ["10%", "12,5 %", "1 200", "12\u202f500", "1'200", "$5", "\u20ac 3.50"])
+def test_amounts_that_are_taken_for_names_are_told(files: list[str], amount: str) -> None:
+    with pytest.warns(DataWarning, match="column 'label' are numbers with more around or in them"):
+        assert opened(files, {"label": [amount, amount.replace("1", "2").replace("5", "4")] * 3}).task == "single"
+    opened(files, {"label": [amount, "few"] * 3})  # a warning here fails the test
+    opened(files, {"label": ["5 kg", "10 kg"] * 3})
+    opened(files, {"label": [amount, f"{amount}."] * 3}, task="single")
+
+
+@pytest.mark.neutral
+def test_files_in_the_home_folder_are_found(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    monkeypatch.setenv("USERPROFILE", str(Path.cwd()))
+    columns = {"file": [f"~/{file}" for file in files], "label": ["ant", "bee"] * 3}
+    assert hs.data.table(columns, root="elsewhere").ids == hs.data.table(columns | {"file": files}).ids

@@ -190,6 +190,11 @@ def test_sets_of_the_hub_from_disk(root: Path) -> None:
         assert told(hs.data.huggingface(items)) == told(folder), "whatever it shows its user"
     with pytest.raises(DataError, match="is a IterableDataset; expected"):
         hs.data.huggingface(whole.to_iterable_dataset())
+    gap = library.Dataset.from_dict({**whole[:0], "image": [*files(root)[:2], None], "label": [0, 1, 2]}, features)
+    with pytest.raises(DataError, match="the data set, row 3: names no image"):
+        _ = hs.data.huggingface(gap).ids
+    left = hs.data.huggingface(gap, on_error="skip")
+    assert len(left) == 2 and [skipped.reason for skipped in left.skipped] == ["names no image"]
 
 
 def by_line(thing: Any, **names: Any) -> Any:

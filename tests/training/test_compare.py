@@ -663,6 +663,34 @@ def interrupt(arguments: list[str], environment: dict[str, str], ready: Callable
     return parent.returncode, err
 
 
+@pytest.mark.neutral  # no framework is started
+def test_ctrl_c_while_test_data_are_scored_keeps_what_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """A child tells a row when its test data are scored, or somebody stops that."""
+    events = [{"event": "mode", "mode": "cached"}, {"event": "row", "row": whole_row(backend, "cached", 1.0)}]
+    mode, row = (f"{json.dumps(event)}\n".encode() for event in events)
+    code = f"""
+import signal
+signal.signal(signal.SIGINT, lambda *about: (os.write(1, {row!r}), os._exit(130)))
+os.write(1, {mode!r})
+signal.pause()
+"""
+    for name, value in disturbed(tmp_path / "site", code).items():
+        monkeypatch.setenv(name, value)
+
+    def stopped(event: dict[str, Any]) -> None:
+        if event["event"] == "mode":
+            raise KeyboardInterrupt
+
+    arguments = CompareArguments(data=str(make_images(tmp_path / "photos", 5)), backends=(backend,))
+    with pytest.raises(KeyboardInterrupt):
+        comparison.run_backends(arguments, tmp_path / "out", stopped)
+    [kept] = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
+    assert kept["mode"] == "cached"
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
 @pytest.mark.slow  # test_extract and the test below have a half of it each
 @needs_proc
 @pytest.mark.of("torch")  # which features are kept is the same for all; training sees how a backend's process ends
