@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,10 @@ def write(
     if names is None:
         check_names((name for name, _, _ in inputs), outputs)  # before an exporter calls one of them otherwise
     try:
-        with _unlogged():
+        with _unlogged(), warnings.catch_warnings():
+            # Torch 2.11 warns of names of its own that it takes itself, which is an error where warnings are.
+            for category in (FutureWarning, DeprecationWarning):
+                warnings.simplefilter("ignore", category)
             made = _translated(program, list(outputs))
     except OSError:
         raise

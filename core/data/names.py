@@ -144,8 +144,9 @@ def class_list(classes: Any, error: type[HeadstartError] = DataError) -> tuple[s
     names = tuple(map(normal, given))
     if not names:
         raise error("classes is empty; expected at least one name")
-    if spelt := [name for name in spelt_twice(given) if given.count(name) == 1]:
-        raise error(f"the classes {', '.join(map(ascii, spelt))} are one name in two spellings; expected one")
+    times = Counter(given)  # counted once: a stranger's list may be long
+    if spelt := [name for name in spelt_twice(given) if times[name] == 1]:
+        raise error(f"the classes {', '.join(map(ascii, spelt[:5]))} are one name in two spellings; expected one")
     if repeated := twice(names):
         raise error(f"classes names {', '.join(map(shown, repeated[:5]))} twice; expected every name once")
     return names

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -491,6 +492,24 @@ def test_a_file_of_tiny_pieces_ends_soon(proto: Any, tmp_path: Path, monkeypatch
 def test_metadata_that_say_nothing(proto: Any, tmp_path: Path, key: str, value: str, said: str) -> None:
     writer.set_metadata(proto, {key: value})
     assert said in refused(saved(proto, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("classes", json.dumps(["e\u0301", "\u00e9"] * 30_000), "classes names '\u00e9' twice"),
+        (
+            "preprocess",
+            "{" + ",".join(f'"{i}": 0' for i in [*range(60_000), 59_999]) + "}",
+            "'59999' stands twice",
+        ),
+    ],
+)
+def test_many_names_that_stand_twice_end_soon(proto: Any, tmp_path: Path, key: str, value: str, said: str) -> None:
+    start = time.process_time()
+    writer.set_metadata(proto, {key: value})
+    assert said in refused(saved(proto, tmp_path))
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("threshold", ["2", "-1", "NaN", '"0.5"', "true"])

@@ -4,6 +4,7 @@ gives."""
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,20 @@ def test_nothing_is_said_where_torchvision_is_missing(
     monkeypatch.setitem(sys.modules, "torchvision", None)
     hs.export(hs.wrap(looked_up(), example=np.zeros((2, 6), np.float32)), tmp_path / "m.onnx", verify=False)
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_torch_warns_of_in_its_own_code_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As 2.11 does where an operation is written by its parts. Here warnings are errors."""
+    plain = torch().onnx.export
+
+    def export(*arguments: Any, **settings: Any) -> Any:
+        warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated", FutureWarning, stacklevel=2)
+        return plain(*arguments, **settings)
+
+    monkeypatch.setattr(torch().onnx, "export", export)
+    path = tmp_path / "m.onnx"
+    hs.export(hs.wrap(looked_up(), example=np.zeros((2, 6), np.float32)), path, verify=False)
+    assert path.is_file()
 
 
 def test_the_command_takes_such_a_file(tmp_path: Path) -> None:
