@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import DataError, DataWarning, UnknownNameError
+from headstart.common.text import counted
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE, TASKS, Annotations
 from headstart.data.class_labels import Named
 from headstart.data.label_texts import (
@@ -23,15 +24,19 @@ from headstart.data.label_texts import (
     check_separator,
     cut,
     first_comma,
+    is_whole,
     may_be_written,
     refuse_decimal_commas,
     refuse_paths,
+    spelt_as,
     warn_of_amounts,
     warn_of_commas,
     warn_of_points,
     warn_of_spaces,
+    without_point,
 )
 from headstart.data.labels import warn_of_missing
+from headstart.data.left_out import SKIP
 from headstart.data.names import bare, check_told_apart, class_list, normal, shown, twins, warn_of_kin
 from headstart.data.rounded_ids import warn_of_rounded
 from headstart.data.written_lists import refuse_ranges, warn_of_brackets, written_lists
@@ -226,7 +231,7 @@ def _of_texts(
     if task == REGRESSION and not all(are_numbers):
         bad = next(i for i, text in enumerate(texts) if numeric[text] is None)
         raise DataError(f"the target in column {column!r}, {place(bad)}, is {texts[bad]!r:.40}; expected a number")
-    with_point = task is None and all(are_numbers) and not all(map(_is_whole, distinct))
+    with_point = task is None and all(are_numbers) and not all(map(is_whole, distinct))
     if task == REGRESSION or (with_point and not _are_classes(texts, names)):
         warn_of_points(texts, column)
         numbers = np.array([numeric[text] for text in texts], np.float64)
@@ -235,7 +240,7 @@ def _of_texts(
         _mixed(texts, column, [numeric[text] is not None for text in texts], place)
     if names is None and all(number is not None and number.is_integer() for number in numeric.values()):
         # 3.0, as a spreadsheet or a frame with gaps writes a 3; 1e3 stays the name that it is
-        texts = [_without_point(text) for text in texts]
+        texts = [without_point(text) for text in texts]
     about = _single(texts, column, task, names, place)
     if names is None:
         warn_of_rounded(distinct, column, "class")
@@ -271,14 +276,10 @@ def _truth(value: Any) -> Any:
     return TRUTHS.get(value, value) if isinstance(value, str) else value
 
 
-def _is_whole(text: str) -> bool:
-    return text.lstrip("+-").isdecimal()
-
-
 def _single(
     texts: Sequence[str], column: str, task: str | None, names: tuple[str, ...] | None, place: Place
 ) -> Annotations:
-    spelling = _as_in(names, {text: normal(text) for text in dict.fromkeys(texts)})
+    spelling = spelt_as(names, {text: normal(text) for text in dict.fromkeys(texts)})
     present = sorted(set(spelling.values()))
     if task is None and names is None and len(texts) >= OWN_LABELS and len(present) > NEARLY * len(texts):
         each = "each" if len(present) == len(texts) else "nearly each"
@@ -286,36 +287,17 @@ def _single(
             f"{each} of the {len(texts):,} rows has a label of its own in column {column!r}, such as "
             f"{shown(texts[0])}: is that the column of labels? Name another with label= (--label), or {SAY_TASK}"
         )
-    numbers = _numbered(present, names, column, lambda name: place(_first(texts, spelling, name)))
+    skip = f"; leave such out: {SKIP}" if names is not None and set(present) & set(names) else ""
+    numbers = _numbered(present, names, column, lambda name: place(_first(texts, spelling, name)), skip)
     codes = {text: numbers[name] for text, name in spelling.items()}
     return Annotations(np.array([codes[text] for text in texts], np.int64), tuple(numbers))
 
 
 def _are_classes(texts: Sequence[str], names: tuple[str, ...] | None) -> bool:
     """Whether all are among classes that somebody named."""
-    return names is not None and set(_as_in(names, {text: normal(text) for text in texts}).values()) <= set(names)
-
-
-def _as_in(names: tuple[str, ...] | None, spelling: dict[str, str]) -> dict[str, str]:
-    """Text -> class: where the classes are known and have no "3.0", as a spreadsheet or a frame with gaps writes a
-    3, that is their 3, and the other way round."""
-    if names is None or set(spelling.values()) <= set(names):
-        return spelling
-    same: dict[str, list[str]] = {}
-    for name in names:
-        same.setdefault(_without_point(name), []).append(name)
-
-    def of(name: str) -> str:
-        alike = [] if name in names else same.get(_without_point(name), [])
-        return alike[0] if len(alike) == 1 else name
-
-    return {text: of(name) for text, name in spelling.items()}
-
-
-def _without_point(text: str) -> str:
-    """ "3" of "3.0"; any other text as it is."""
-    whole, _, fraction = text.partition(".")
-    return whole if _is_whole(whole) and fraction and not fraction.strip("0") else text
+    return names is not None and set(spelt_as(names, {text: normal(text) for text in texts}).values()) <= set(
+        names
+    )
 
 
 def _first(texts: Sequence[str], spelling: dict[str, str], name: str) -> int:
@@ -323,9 +305,13 @@ def _first(texts: Sequence[str], spelling: dict[str, str], name: str) -> int:
 
 
 def _numbered(
-    present: Sequence[str], names: tuple[str, ...] | None, column: str, where: Callable[[str], str]
+    present: Sequence[str],
+    names: tuple[str, ...] | None,
+    column: str,
+    where: Callable[[str], str],
+    mend: str = "",
 ) -> dict[str, int]:
-    """Class -> its number."""
+    """Class -> its number. `mend`: how to go on where one is not among `names`."""
     if names is None:
         if same := twins(present):
             raise DataError(
@@ -337,10 +323,10 @@ def _numbered(
         warn_of_kin(present)
         return {name: k for k, name in enumerate(present)}
     if unknown := [name for name in present if name not in set(names)]:
+        others = f", nor {counted(len(unknown) - 1, 'other')}" if len(unknown) > 1 else ""
         raise DataError(
-            f"the label {shown(unknown[0])} in column {column!r}, {where(unknown[0])}, is not among classes="
-            f"{f' (nor are {len(unknown) - 1} others)' if len(unknown) > 1 else ''}: "
-            f"{', '.join(map(shown, names[:5]))}{' ...' if len(names) > 5 else ''}"
+            f"the label {shown(unknown[0])} in column {column!r}, {where(unknown[0])}, is not among "
+            f"classes={others}: {', '.join(map(shown, names[:5]))}{' ...' if len(names) > 5 else ''}{mend}"
         )
     return {name: k for k, name in enumerate(names)}
 
@@ -373,9 +359,9 @@ def _of_lists(
             f"the lists in column {column!r} hold a {kind} in {place(odd[0])}; expected lists of names or numbers"
         )
     texts = [[str(whole_of(value)).strip() for value in row] for row in lists]  # 3 also where a frame has 3.0
-    if names is None and all(map(_is_whole, {_without_point(text) for row in texts for text in row})):
-        texts = [list(map(_without_point, row)) for row in texts]
-    spelling = _as_in(names, {text: normal(text) for row in texts for text in row})
+    if names is None and all(map(is_whole, {without_point(text) for row in texts for text in row})):
+        texts = [list(map(without_point, row)) for row in texts]
+    spelling = spelt_as(names, {text: normal(text) for row in texts for text in row})
     spelt = [[spelling[text] for text in row] for row in texts]
     present = sorted({name for row in spelt for name in row})
     if not present:

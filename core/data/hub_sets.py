@@ -27,7 +27,7 @@ from headstart.data.further_columns import groups_in, weights_in
 from headstart.data.image_cells import is_empty
 from headstart.data.layouts import role_of
 from headstart.data.left_out import check_on_error
-from headstart.data.missing_labels import labelled_rows, no_label
+from headstart.data.missing_labels import labelled_rows, no_label, rows_of_classes
 from headstart.data.names import check_told_apart, class_list
 from headstart.data.pairs import PREPROCESSING
 from headstart.data.place import current_folder, expanded
@@ -81,6 +81,11 @@ def huggingface(
     of_label = {name: rows.values(name) for name in roles["label"]}
     is_nothing = no_label(classes, of_label.values()) if _names(first, roles["label"]) is None else _no_number
     kept, skipped = labelled_rows(frame.name, of_label, rows.place, on_error, is_nothing)
+    if on_error != "raise" and len(of_label) == 1:
+        (cells,) = of_label.values()
+        in_words = _in_words(first, roles["label"][0], cells)
+        kept, of_none = rows_of_classes(frame.name, in_words, kept, classes, task, None)
+        skipped += of_none
     at: Sequence[int] = range(len(rows)) if kept is None else kept
 
     def values(name: str) -> list[Any]:
@@ -332,6 +337,15 @@ def _names(dataset: Any, columns: Sequence[str]) -> Any:
     feature = dataset.features[columns[0]]
     kinds = (feature, getattr(feature, "feature", None))
     return next((kind for kind in kinds if hasattr(kind, "names") and hasattr(kind, "int2str")), None)
+
+
+def _in_words(dataset: Any, column: str, cells: Sequence[Any]) -> Sequence[Any]:
+    """The names of the numbers in a column that names them; any other column as it is."""
+    feature = dataset.features[column]
+    if not hasattr(feature, "int2str"):
+        return cells
+    names = dict(enumerate(feature.names))
+    return [names.get(cell) for cell in cells]
 
 
 def _check_truths(dataset: Any, columns: Sequence[str]) -> None:

@@ -180,3 +180,29 @@ def warn_of_points(texts: Sequence[str], column: str) -> None:
             DataWarning,
             stacklevel=6,
         )
+
+
+def is_whole(text: str) -> bool:
+    return text.lstrip("+-").isdecimal()
+
+
+def spelt_as(names: tuple[str, ...] | None, spelling: dict[str, str]) -> dict[str, str]:
+    """Text -> class: where the classes are known and have no "3.0", as a spreadsheet or a frame with gaps writes a
+    3, that is their 3, and the other way round."""
+    if names is None or set(spelling.values()) <= set(names):
+        return spelling
+    same: dict[str, list[str]] = {}
+    for name in names:
+        same.setdefault(without_point(name), []).append(name)
+
+    def of(name: str) -> str:
+        alike = [] if name in names else same.get(without_point(name), [])
+        return alike[0] if len(alike) == 1 else name
+
+    return {text: of(name) for text, name in spelling.items()}
+
+
+def without_point(text: str) -> str:
+    """ "3" of "3.0"; any other text as it is."""
+    whole, _, fraction = text.partition(".")
+    return whole if is_whole(whole) and fraction and not fraction.strip("0") else text

@@ -1,14 +1,22 @@
-"""Rows without a label: said with their number and places, or left out where that is asked for."""
+"""Rows without a label, or with one of no class that is known: said with their number and places, or left out
+where that is asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from headstart.common.errors import DataError
+from headstart.common.text import first_few
+from headstart.data.annotations import SINGLE
 from headstart.data.columns import NO_NUMBER, is_missing, label_lists, number_of
+from headstart.data.label_texts import spelt_as
 from headstart.data.labels import MISSING
 from headstart.data.left_out import SKIP, Skipped
+from headstart.data.names import class_list, normal, shown
 
 SHOWN = 3
 AS_TEXT = frozenset(MISSING)
@@ -44,6 +52,38 @@ def labelled_rows(
     if not rows:
         raise DataError(f"{name}: no row has a label in {which}")
     return rows, [Skipped(name, what)]
+
+
+def rows_of_classes(
+    name: str,
+    values: Sequence[Any],
+    rows: Sequence[int] | None,
+    classes: Sequence[str] | None,
+    task: str | None,
+    separator: str | None,
+    noun: str = "rows",
+) -> tuple[list[int] | None, list[Skipped]]:
+    """Of `rows`, None for all, those whose label is one of `classes`, and what was left out: of a table of more
+    classes than a run knows. `values`: of all rows. Where labels are not one class a row, and where not one of
+    them is among `classes`, all are kept: the error for those is better."""
+    given = range(len(values)) if rows is None else rows
+    cells = [values[i] for i in given]
+    if classes is None or task not in (None, SINGLE) or separator is not None or not all(map(_is_name, cells)):
+        return None if rows is None else list(rows), []
+    names, texts = class_list(classes), [str(cell).strip() for cell in cells]
+    spelling = spelt_as(names, {text: normal(text) for text in texts})
+    others = {text for text, called in spelling.items() if called not in names}
+    several = task is None and bool(others) and label_lists(texts, None, several=False) is not None
+    if several or len(others) in (0, len(spelling)):
+        return None if rows is None else list(rows), []
+    kept = [i for i, text in zip(given, texts, strict=True) if text not in others]
+    which = first_few([shown(other) for other in sorted(others)], SHOWN)
+    reason = f"{len(texts) - len(kept):,} of {len(values):,} {noun} are of none of the classes: {which}"
+    return kept, [Skipped(name, reason)]
+
+
+def _is_name(cell: Any) -> bool:
+    return isinstance(cell, str | int | np.integer | np.bool_)
 
 
 def without_any(

@@ -25,7 +25,7 @@ from headstart.data.further_columns import groups_in, part_words, parts_in, weig
 from headstart.data.image_cells import files_of, files_there, holds_bytes, rows_with_images, source_of
 from headstart.data.layouts import role_of, root_of
 from headstart.data.left_out import check_on_error
-from headstart.data.missing_labels import labelled_rows, no_label, without_any
+from headstart.data.missing_labels import labelled_rows, no_label, rows_of_classes, without_any
 from headstart.data.names import twice
 from headstart.data.place import stem_of
 from headstart.data.repeated_rows import joined, once, spelt_alike
@@ -110,8 +110,8 @@ def table(
     `folder`. A picture that several rows name with one label is taken once; with `task="multi"` the labels of all
     its rows are joined, as annotation tools write a row a label, and an empty cell of one column of labels is a
     sample without any; unasked it is none, as it may not be labelled yet. With `on_error="skip"`, rows without
-    a label, and files that are not there or do not decode, are left out and listed in `.skipped`. `truncated`: as
-    of `folder`.
+    a label, or of none of `classes`, and files that are not there or do not decode, are left out and listed in
+    `.skipped`. `truncated`: as of `folder`.
 
     Raises DataError for a table that cannot be read or has no rows, for missing or mixed labels, files that are
     not there, unknown words in the column of parts, a picture with two labels; UnknownNameError for a column that
@@ -145,6 +145,10 @@ def table(
             values[column] = of_label[column] = lists
         may_be_several = lists is not None
     rows, skipped = labelled_rows(frame.name, of_label, frame.place, on_error, is_nothing, may_be_several)
+    if on_error != "raise" and len(of_label) == 1:
+        (cells,) = of_label.values()
+        rows, of_none = rows_of_classes(frame.name, cells, rows, classes, task, separator)
+        skipped += of_none
     values = {name: column if rows is None else _picked(column, rows) for name, column in values.items()}
     images, name = values[roles["image"]], stem_of(frame.name) if folder is not None else "table"
     places: Sequence[int] = range(len(images)) if rows is None else rows

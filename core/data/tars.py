@@ -27,6 +27,7 @@ from headstart.data.label_positions import names_of
 from headstart.data.left_out import SKIP, Skipped, check_on_error
 from headstart.data.limits import MAX_NBYTES
 from headstart.data.litter import is_litter
+from headstart.data.missing_labels import rows_of_classes
 from headstart.data.place import absolute, expanded, is_remote, place_of
 from headstart.data.signatures import COMPRESSED, TAR, UNPACK, what_is
 
@@ -175,6 +176,11 @@ def tar_set(
         samples = [sample for sample, value in zip(samples, values, strict=True) if not is_missing(value)]
         values = [value for value in values if not is_missing(value)]
     classes = None if classes is None else list(classes)
+    if on_error != "raise":
+        kept, of_none = rows_of_classes(_named(paths), values, None, classes, task, separator, "samples")
+        if kept is not None:
+            skipped += of_none
+            samples, values = [samples[i] for i in kept], [values[i] for i in kept]
     notes: list[str] = []
     if classes is not None and task != REGRESSION:
         values, notes = names_of(values, classes, f"{_named(paths)}: labels ({source})", implied, place)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from collections.abc import Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -348,3 +350,36 @@ def test_labels_that_begin_at_one_are_told() -> None:
         assert hs.data.arrays(X, [1, 2, 1, 3]).classes == ("0", "1", "2", "3")
     hs.data.arrays(X, [1, 2, 1, 3], classes=["a", "b", "c", "d"])  # a warning fails the test
     hs.data.arrays(X, [0, 2, 0, 3])
+
+
+def test_rows_of_classes_that_are_not_known_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    """As folders are: a run of two classes is evaluated on a table of more."""
+    kinds = ["ant", "bee", "cow", "bee ", "dog", "ant"]
+    files = []
+    for k in range(len(kinds)):
+        files.append(str(tmp_path / f"{k}.png"))
+        Image.fromarray(np.full((6, 5, 3), 20 * k, np.uint8)).save(files[-1])
+    table = {"file": files, "label": kinds}
+    said = "the label 'cow' in column 'label', row 3, is not among classes=, nor 1 other: 'bee', 'ant'; leave such"
+    with pytest.raises(DataError, match=said):
+        hs.data.table(table, classes=["bee", "ant"])
+    data = hs.data.table(table, classes=["bee", "ant"], on_error="skip")
+    assert data.classes == ("bee", "ant") and data.labels.tolist() == [1, 0, 0, 1]
+    assert [data.source_name(i) for i in range(4)] == [files[k] for k in (0, 1, 3, 5)]
+    [left] = data.skipped
+    assert left.reason == "2 of 6 rows are of none of the classes: 'cow', 'dog'"
+    gaps = hs.data.table({**table, "label": ["", *kinds[1:]]}, classes=["bee", "ant"], on_error="skip")
+    assert gaps.labels.tolist() == [0, 0, 1] and len(gaps.skipped) == 2
+    numbers = hs.data.table({**table, "label": ["0", "1", "2", "1.0", "3", "0"]}, classes=[0, 1], on_error="skip")
+    assert numbers.labels.tolist() == [0, 1, 1, 0]
+    for labels, task in ((["x", "y"] * 3, None), (["ant;bee", "cow"] * 3, None), (kinds, "multi")):
+        with pytest.raises(DataError, match="is not among classes="):  # another table, or several labels a row
+            hs.data.table({**table, "label": labels}, classes=["bee", "ant"], on_error="skip", task=task)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for k, (file, kind) in enumerate(zip(files, kinds, strict=True)):
+            tar.add(file, f"{k}.png")
+            (tmp_path / "text").write_text(kind)
+            tar.add(tmp_path / "text", f"{k}.txt")
+    shards = hs.data.webdataset(tmp_path / "a.tar", classes=["bee", "ant"], on_error="skip")
+    assert shards.ids == data.ids and shards.labels.tolist() == [1, 0, 0, 1]
+    assert shards.skipped[0].reason.startswith("2 of 6 samples are of none of the classes: 'cow', 'dog'")

@@ -193,6 +193,9 @@ def test_sets_of_the_hub_from_disk(root: Path) -> None:
     gap = library.Dataset.from_dict({**whole[:0], "image": [*files(root)[:2], None], "label": [0, 1, 2]}, features)
     with pytest.raises(DataError, match="the data set, row 3: names no image"):
         _ = hs.data.huggingface(gap).ids
+    fewer = hs.data.huggingface(whole, classes=["cow", "ant"], on_error="skip")
+    assert told(fewer) == {id: name for id, name in told(folder).items() if name != "bee"}
+    assert [skipped.reason for skipped in fewer.skipped] == ["6 of 18 rows are of none of the classes: 'bee'"]
     left = hs.data.huggingface(gap, on_error="skip")
     assert len(left) == 2 and [skipped.reason for skipped in left.skipped] == ["names no image"]
 
