@@ -59,7 +59,6 @@ from headstart.models.several import (
     row_of,
     tell_row,
 )
-from headstart.models.structure import Structure
 
 Calls = list[tuple[str, Any, Any]]
 
@@ -119,7 +118,7 @@ def up_to_submodule(request: WrapRequest, row: Entry | None = None) -> Wrapping:
     if whole.entry and not at and not whole.first:  # of which the cut by that name would be all tokens
         cut = dotted(whole.entry)
     if whole.entry and structure is not None:
-        structure = Structure.of([structure, list(whole.entry), whole.first], structure.lookups)
+        structure = structure.extended([list(whole.entry), whole.first])
     if at:
         prune(whole, request.example)
 

@@ -14,8 +14,9 @@ import numpy as np
 from flax import linen, nnx
 
 from headstart.backends.jax.linen import Bridged
+from headstart.models.hidden import array_digest
 from headstart.models.structure import Structure
-from headstart.models.teller import Teller, array_digest
+from headstart.models.teller import Teller
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 

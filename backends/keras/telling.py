@@ -15,10 +15,11 @@ from headstart.backends.keras.arrays import to_numpy
 from headstart.backends.keras.configuration import is_own_function, settings_of
 from headstart.backends.keras.copying import told_state
 from headstart.backends.keras.cuts import nodes_of
+from headstart.models.hidden import array_digest
 from headstart.models.lookups import is_plain
 from headstart.models.sources import UnknownStructure, source_of
 from headstart.models.structure import Structure
-from headstart.models.teller import Teller, array_digest
+from headstart.models.teller import Teller
 
 LIBRARIES = ("keras", "tensorflow", "keras_hub", "jax", "torch")
 # settings that say how weights begin or are trained, and names that Keras numbers

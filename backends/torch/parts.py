@@ -32,7 +32,6 @@ from headstart.data import Arrays
 from headstart.data.rows import count
 from headstart.graph import NativePart
 from headstart.models.several import STATES
-from headstart.models.structure import Structure
 
 
 def copied(
@@ -141,7 +140,7 @@ def part_of(
     value = shown.rows(ending)
     if said := ending.told():
         module.register_forward_hook(ending)
-        structure = structure and Structure.of([structure, said], structure.lookups)
+        structure = structure and structure.extended(said)
     if shown.writes or writes_in_training(module, shown.example):
         module.register_forward_pre_hook(Apart(), prepend=True)
     state = _state(module, source)

@@ -15,13 +15,15 @@ import torch
 from torch import fx, nn
 
 from headstart.backends.torch import registered
-from headstart.backends.torch.arrays import exact_numpy
+from headstart.backends.torch.arrays import batch_of, exact_numpy
 from headstart.backends.torch.ending import OWN
 from headstart.backends.torch.stopped import ByName, Reading, Stopping, Until
-from headstart.backends.torch.trace import attribute
+from headstart.backends.torch.trace import Call, Part, attribute
 from headstart.backends.torch.writing import Apart
+from headstart.models.hidden import array_digest
+from headstart.models.running import watched
 from headstart.models.structure import Structure
-from headstart.models.teller import Teller, array_digest
+from headstart.models.teller import Teller
 
 LIBRARIES = ("torch", "_operator")
 # what nn.Module keeps for itself, none of which says what a module computes
@@ -39,7 +41,7 @@ def tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, str]:
+def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[Structure | None, str]:
     """A digest of what is told, or None and the reason."""
     paths = {id(tensor): name for name, tensor in tensors(source).items()}
     inside = {id(module) for module in source.modules()}
@@ -67,6 +69,22 @@ def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[str | None, 
 
     teller = Teller(LIBRARIES, special, _inside, registered.is_programs, registered.finding())
     return Structure.told_by(teller, tell, type(source).__name__)
+
+
+def told_whole(
+    source: nn.Module, call: Call, graph: fx.Graph | None, example: Any
+) -> tuple[Structure | None, str]:
+    """Of a module that runs as it is: by its graph, where it has one. Then of its code only that counts which the
+    graph runs."""
+    if graph is None:
+        return told(source, lambda teller: [call.by_name, teller.value(source)])
+    structure, reason = told(source, lambda teller: describe(teller, source, graph))
+    if structure is not None:
+        part = Part(source, {False: graph}, call.names if call.by_name else ()).eval()
+        with torch.no_grad(), watched(()) as ran:
+            part(batch_of(example))
+        structure = structure.with_what_ran(ran)
+    return structure, reason
 
 
 def _content(tensor: torch.Tensor) -> list[Any]:

@@ -41,7 +41,7 @@ from headstart.backends.torch.parts import Shown, copied, holding, params_of, pa
 from headstart.backends.torch.settling import buffers_of, check_made, empty_of, settle
 from headstart.backends.torch.shapes import found_by, sparing
 from headstart.backends.torch.stopped import ByName
-from headstart.backends.torch.telling import describe, told
+from headstart.backends.torch.telling import describe, told, told_whole
 from headstart.backends.torch.trace import Activation, Call, Part, Place, Traced, sharing
 from headstart.common.errors import CutError, SettingError
 from headstart.contract.wrapping import BEFORE, END, Wrapping, WrapRequest
@@ -50,7 +50,6 @@ from headstart.data.rows import count
 from headstart.graph.cuts import BOTH_SIDES
 from headstart.models.feature_layout import FIRST, LAST, fitting, mask_of, unknown
 from headstart.models.several import LOGITS, NAMED, TOKENS, Entry, dotted, entry_in, entry_of
-from headstart.models.teller import Teller
 
 
 def owns(native: Any) -> bool:
@@ -341,9 +340,6 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
         if last is None and (entry not in ("", LOGITS) or (not entry and traced.beside & {*NAMED})):
             graph = None  # of the logits, where another thing that it gives is taken
 
-    def tell(teller: Teller) -> Any:
-        return [call.by_name, teller.value(source)] if graph is None else describe(teller, source, graph)
-
     def axis(watching: axes.Watched, entries: Any) -> tuple[int | None, str]:
         def look(shell: nn.Module, batch: Any) -> tuple[int | None, str]:
             watching.evidence.clear()
@@ -351,7 +347,7 @@ def _whole(request: WrapRequest, source: nn.Module, call: Call, traced: Traced |
 
         return found_by(look, pristine, request.example)
 
-    structure, reason = told(source, tell)
+    structure, reason = told_whole(source, call, graph, request.example)
     if last is not None and graph is not None:  # without what makes probabilities at its end
         learning = traced_in_training(source, call, request.example)
         graphs = {False: graph}

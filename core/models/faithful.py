@@ -25,7 +25,9 @@ from headstart.data.rows import each
 from headstart.graph import Graph, NativePart, Node, Shape
 from headstart.models.alike import excess
 from headstart.models.endings import ENDINGS, are_bounded, are_shares
+from headstart.models.running import Ran, watched
 from headstart.models.several import STATES
+from headstart.models.structure import with_what_ran
 
 TRUNK_NODE, HEAD_NODE = "trunk", "head"
 # Repeated runs, and other rows of a batch, move sums by about 1e-6; dropout, noise, batch statistics by far more.
@@ -65,7 +67,9 @@ def checked_trunk(
     def run(rows: Any) -> np.ndarray:
         return backend.numpy(trunk.run(rows)[TRUNK_NODE])
 
-    features = run(shown)
+    with watched({type(backend).__module__.partition(".")[0]}) as ran:
+        features = run(shown)
+    wrapping = replace(wrapping, trunk=_with_what_ran(wrapping.trunk, ran))
     if not np.isfinite(features).all():
         raise SettingError(f"{here} gives values that are not finite")
     _check_company(here, features, run, shown)
@@ -86,6 +90,10 @@ def checked_trunk(
     return replace(wrapping, trunk=replace(wrapping.trunk, volatile=moved)), features, run
 
 
+def _with_what_ran(part: NativePart, ran: Ran) -> NativePart:
+    return replace(part, structure=with_what_ran(part.structure, ran))
+
+
 def _moved(wrapping: Wrapping, trunk: Trunk) -> frozenset[str]:
     """The parameters and buffers that are other ones since the trunk ran."""
     now = trunk.params()
@@ -103,7 +111,9 @@ def checked_head(
     head itself, to be run on more features."""
     shape = features.shape[1:]
     run = _head(backend, head, params, shape)
-    logits = run(features)
+    with watched({type(backend).__module__.partition(".")[0]}) as ran:
+        logits = run(features)
+    head = _with_what_ran(head, ran)
     if (alone := run(features[:1])).shape != logits[:1].shape:
         head = replace(head, lone=True)
         run = _head(backend, head, params, shape)

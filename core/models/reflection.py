@@ -18,8 +18,10 @@ import types
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from headstart.models.lookups import is_plain
-from headstart.models.sources import source_of, within
+from headstart.models.sources import UnknownStructure, source_of, within
 
 INSTALLED = ("site-packages", "dist-packages")
 OF_CLASSES = ("__init__", "__new__", "__init_subclass__", "__set_name__")
@@ -56,6 +58,53 @@ def names_of(code: types.CodeType) -> set[str]:
     codes = [*within(code)]
     texts = {text for some in codes for text in some.co_consts if isinstance(text, str) and text.isidentifier()}
     return texts.union(*(some.co_names for some in codes))
+
+
+NAMED = ("getattr", "attrgetter", "vars", "__dict__", "__getattribute__", "import_module")
+"""what finds an attribute, or a module, by a text"""
+
+
+def puts_names_together(function: types.FunctionType) -> bool:
+    """Whether code may look up what none of its own texts names: `getattr(blocks, f"block_{kind}")`."""
+    if not any(name in code.co_names for code in within(function.__code__) for name in NAMED):
+        return False
+    try:
+        return _is_any_name(source_of(function))
+    except (UnknownStructure, SyntaxError):
+        return True
+
+
+@functools.lru_cache(maxsize=256)
+def _is_any_name(text: str) -> bool:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and node.attr == "__dict__":
+            return True
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            name = node.args[1 if called == "getattr" else 0 : 2][:1]
+            if called == "vars" or (called in NAMED and not all(isinstance(text, ast.Constant) for text in name)):
+                return True
+    return False
+
+
+def data_within(values: Iterable[Any], libraries: Collection[str]) -> list[tuple[str, Any]]:
+    """What the program's modules among some values hold beside functions, classes and modules, by name: numbers,
+    text and arrays, and what keeps results of a function (jitted, cached), which may not run again."""
+    modules = {value.__name__: value for value in values if isinstance(value, types.ModuleType)}
+    own = {n: m for n, m in modules.items() if n.partition(".")[0] not in libraries and not is_installed(m)}
+    return [
+        (f"{name}.{entry}", value)
+        for name in sorted(own)
+        for entry, value in sorted(vars(own[name]).items())
+        if not entry.startswith("__") and _is_data(value)
+    ]
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, types.FunctionType | types.ModuleType | type):
+        return False
+    kept = callable(value) and inspect.getattr_static(value, "__wrapped__", None) is not None
+    return kept or is_plain(value) or isinstance(value, np.ndarray | np.generic | dict)
 
 
 def imports(function: types.FunctionType, libraries: Collection[str]) -> list[tuple[types.ModuleType, str]]:

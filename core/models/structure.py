@@ -12,6 +12,7 @@ from typing import Any
 from blake3 import blake3
 
 from headstart.models.lookups import Lookup
+from headstart.models.running import Ran, places_of, unknown
 from headstart.models.sources import UnknownStructure
 from headstart.models.teller import Teller
 from headstart.store.keys import canonical_json
@@ -26,6 +27,8 @@ class Structure(str):
     """A digest of what was told, and where the told code looks for what it does not hold."""
 
     lookups: list[Lookup]
+    teller: Teller | None = None
+    """who told it, until all is told"""
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Structure:
         return self  # copies look in the same places
@@ -34,9 +37,28 @@ class Structure(str):
         return _elsewhere, (str(self),)
 
     @classmethod
-    def of(cls, told: Any, lookups: Iterable[Lookup]) -> Structure:
+    def of(cls, told: Any, lookups: Iterable[Lookup], teller: Teller | None = None) -> Structure:
         structure = cls(digest(told))
         structure.lookups = list(lookups)
+        structure.teller = teller
+        return structure
+
+    def extended(self, said: Any) -> Structure:
+        """One of which more is told."""
+        return Structure.of([self, said], self.lookups, self.teller)
+
+    def with_what_ran(self, ran: Ran) -> Structure:
+        """The same, and of the functions of the program's that ran those that it does not tell, since no text says
+        which they are."""
+        teller = self.teller
+        if teller is None:
+            return self
+        ran.libraries |= teller.libraries
+        told = [teller.ran(function) for function in unknown(ran, self.lookups)]
+        structure = Structure.of([self, "ran", told, teller.looked_up()], teller.lookups) if told else self
+        structure.lookups += [Lookup(*place, teller.inside) for place in places_of(ran)]
+        structure.lookups += ran.replaceable(teller.is_programs)
+        structure.teller = None
         return structure
 
     @classmethod
@@ -46,7 +68,7 @@ class Structure(str):
         try:
             told = tell(teller)
             held = teller.looked_up()
-            return cls.of([told, held] if held else told, teller.lookups), ""
+            return cls.of([told, held] if held else told, teller.lookups, teller), ""
         except UnknownStructure as error:
             return None, str(error)
         except RecursionError:
@@ -60,6 +82,14 @@ class Structure(str):
     def changed(self) -> Lookup | None:
         """The first value that is another one since it was told."""
         return next((lookup for lookup in self.lookups if not lookup.is_same), None)
+
+
+def with_what_ran(told: Any, ran: Ran) -> Any:
+    """What was told of a part, with what ran of it; see `Structure.with_what_ran`."""
+    if isinstance(told, Structure):
+        return told.with_what_ran(ran)
+    structure = structure_of(told)
+    return told if structure is None else {**told, "structure": structure.with_what_ran(ran)}
 
 
 def _elsewhere(text: str) -> Structure:

@@ -19,14 +19,15 @@ import logging
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from blake3 import blake3
 
+from headstart.models.attributes import Attributes
 from headstart.models.calls import Calls
 from headstart.models.hidden import (
     OTHERWISE,
+    array_digest,
     dtype_name,
     inside_of,
     is_pythons,
@@ -38,6 +39,7 @@ from headstart.models.lookups import Inside, Lookup, Replaceable
 from headstart.models.reflection import (
     OF_CLASSES,
     contents_of,
+    data_within,
     filled_slots,
     function_of,
     imports,
@@ -51,6 +53,7 @@ from headstart.models.reflection import (
     names_of,
     other_settings,
     plain_settings,
+    puts_names_together,
     set_from_outside,
 )
 from headstart.models.sources import UnknownStructure, lines_of, named_tuple_fields, source_of
@@ -58,24 +61,6 @@ from headstart.models.sources import UnknownStructure, lines_of, named_tuple_fie
 LIBRARIES = frozenset(sys.stdlib_module_names) | {"numpy", "ml_dtypes", "einops", "headstart"}
 PLAIN = (bool, int, str)
 DEPTH = 8  # of wrappers around a function: libraries make six
-
-
-def array_digest(array: np.ndarray) -> list[Any]:
-    """An array by its content."""
-    array = np.asarray(array)
-    content = blake3(np.ascontiguousarray(array).tobytes()).hexdigest(length=16)
-    return ["array", dtype_name(array.dtype), list(array.shape), content]
-
-
-class _Attribute(NamedTuple):
-    """Of a class, a function or a library's object."""
-
-    owner: str
-    holder: Any
-    name: str
-    value: Any
-    is_untold: bool
-    """whether it is told nowhere else"""
 
 
 class Teller:
@@ -103,10 +88,7 @@ class Teller:
         self._replaceable: set[type] = set()
         self._called = Calls(self.libraries)
         self._alive: list[Any] = []  # so that no two objects have the same id
-        self._names: set[str] = set()
-        """what code looks up as the module computes"""
-        self._waiting: list[_Attribute] = []
-        """attributes that are told only if their names are looked up"""
+        self._attributes = Attributes(self._is_own)
 
     def value(self, value: Any) -> Any:
         """Any value. Raises UnknownStructure."""
@@ -231,9 +213,14 @@ class Teller:
 
     def _private(self, settings: dict[str, Any]) -> Any:
         """All of an object's settings; [] where they cannot be told, as those of locks, which compute nothing."""
+        filled = {name: value for name, value in settings.items() if value is not None}
+        return self._if_told(filled, lambda filled: self.attributes(filled, False))
+
+    def _if_told(self, value: Any, tell: Callable[[Any], Any] | None = None) -> Any:
+        """A value, or what `tell` tells of it; [] where that cannot be told."""
         before = dict(self._told)
         try:
-            return self.attributes({name: value for name, value in settings.items() if value is not None}, False)
+            return (tell or self.value)(value)
         except UnknownStructure:
             self._told = before
             return []
@@ -293,23 +280,31 @@ class Teller:
     def may_look_up(
         self, owner: str, holder: Any, settings: Mapping[str, Any], untold: Collection[str] | None = None
     ) -> None:
-        """These attributes are to be told if code looks up their names. `untold`: the names of those that are told
-        nowhere else; None: of all."""
-        told = settings if untold is None else untold
-        self._waiting += [_Attribute(owner, holder, name, value, name in told) for name, value in settings.items()]
+        """See `Attributes.add`."""
+        self._attributes.add(owner, holder, settings, untold)
 
     def looked_up(self) -> list[Any]:
         """The attributes of classes and functions, beside numbers and text, that some of the code looks up; to be
         called when all else is told."""
         told: list[Any] = []
-        while found := [one for one in self._waiting if one.name in self._names]:
-            self._waiting = [one for one in self._waiting if one.name not in self._names]
+        while found := self._attributes.taken():
             for one in found:
                 if isinstance(one.holder, type):
                     self._look_up(one.holder, one.name, one.value)
                 if one.is_untold:
                     told.append([one.owner, one.name, self.value(one.value)])
+        for one in self._attributes.taken_anyway():
+            self._look_up(one.holder, one.name, one.value)
+            told += [[one.owner, one.name, self._if_told(one.value)]] if one.is_untold else []
         return told
+
+    def ran(self, function: types.FunctionType) -> Any:
+        """A function that ran, though no code that is told says that it would: as much of it as can be told."""
+        about = self._if_told(function)
+        if about == []:  # of which there is no text
+            self._look_up(function, function.__name__, function)
+            return ["code", function.__qualname__, Lookup(function, "", function).then.hex()]
+        return about
 
     # ---- the user's code in what libraries made of it
 
@@ -332,7 +327,7 @@ class Teller:
             level = {id(inner): inner for inner in inside if id(inner) not in seen}
         return False
 
-    def _is_programs(self, value: Any) -> bool:
+    def is_programs(self, value: Any) -> bool:
         """Whether a function or method is code of the program's, in place of a library's."""
         return self._holds_own(function_of(value))
 
@@ -376,7 +371,7 @@ class Teller:
                 if base not in self._replaceable and (self._is_library(base) or is_installed(base)):
                     self._replaceable.add(base)
                     methods = [name for name, member in vars(base).items() if is_code(member)]
-                    self.lookups.append(Replaceable(base, methods, self._is_programs))
+                    self.lookups.append(Replaceable(base, methods, self.is_programs))
         patched = [["patched", *self._patched[kind]]] if self._patched[kind] else []
         return [*patched, *self._calls(kind)]
 
@@ -419,7 +414,9 @@ class Teller:
             self._look_up(cell, name, referred[name])
         names = names_of(function.__code__)
         if looks_up:
-            self._names |= names
+            self._attributes.names |= names
+        together = looks_up and puts_names_together(function)
+        self._attributes.any_name |= together
         for path in sorted(lookups(function.__code__)):
             if path[0] in function.__globals__:
                 self._refer(path, function.__globals__, names, referred)
@@ -430,13 +427,17 @@ class Teller:
             self._refer((name or module.__name__,), vars(module) if name else sys.modules, names, referred)
         for holder, name in in_libraries(function, names, self.libraries):
             if not self._holds_own(holder[name]):  # the program may put code of its own there
-                self.lookups.append(Replaceable(holder, [name], self._is_programs))
+                self.lookups.append(Replaceable(holder, [name], self.is_programs))
             elif all(holder[name] is not value for value in referred.values()):
                 self._look_up(holder, name, holder[name])
                 referred[f"{holder['__name__']}.{name}"] = holder[name]
         referred |= self.registered(names)  # in whatever way the code comes to them
         # `__class__` is what super() needs; the class is told where it stands
         told = [[name, self.value(value)] for name, value in sorted(referred.items()) if name != "__class__"]
+        if together:  # it may look up any number of the program's modules, which may have some that change
+            told += [[name, self._if_told(data)] for name, data in data_within(referred.values(), self.libraries)]
+            libraries = [m for m in referred.values() if isinstance(m, types.ModuleType) and self._is_library(m)]
+            self.lookups += [Replaceable(vars(m), [*vars(m)], self.is_programs) for m in libraries]
         defaults = (function.__defaults__, function.__kwdefaults__)
         return [told, [self.value(values) for values in defaults]] if any(defaults) else [told]
 
@@ -467,7 +468,7 @@ class Teller:
             self._look_up(holder, path[place - 1], value)
             referred[".".join(path[:place])] = value
         elif holder.get(path[place - 1]) is value:  # and may be later
-            self.lookups.append(Replaceable(holder, [path[place - 1]], self._is_programs))
+            self.lookups.append(Replaceable(holder, [path[place - 1]], self.is_programs))
             if calls := self._calls(value):
                 referred[f"{'.'.join(path[:place])}()"] = calls
 
