@@ -65,7 +65,7 @@ class Ran:
         found = [f for f in places if type(f) is types.FunctionType and f.__code__ is code]
         found = [f for f in found if f.__globals__ is looks_into]
         found.sort(key=lambda function: repr(_plain(function.__defaults__)))
-        functions = []
+        functions: list[types.FunctionType] = []
         for kept in self.closed[id(code)]:
             alike = [f for f in found if _are_one(_closed_over(f), kept)]
             cells = tuple(types.CellType(value) for value in kept)
@@ -174,7 +174,8 @@ def told_places(values: Iterable[Any]) -> tuple[set[Place], set[tuple[str, str]]
         for kind in value.__mro__ if isinstance(value, type) else ():
             for member in vars(kind).values():
                 layers = (getattr(member, "__func__", member), function_of(member), *layers_of(member))
-                for code in {c for c in (getattr(layer, "__code__", None) for layer in layers) if _is_code(c)}:
+                codes = {getattr(layer, "__code__", None) for layer in layers}
+                for code in [code for code in codes if isinstance(code, types.CodeType)]:
                     exact |= {*map(place_of, within(code))}
                     if code.co_qualname.startswith(f"{kind.__qualname__}."):
                         around.add((code.co_filename, kind.__qualname__))
@@ -183,7 +184,3 @@ def told_places(values: Iterable[Any]) -> tuple[set[Place], set[tuple[str, str]]
             if value.__name__ != "<lambda>":
                 around.add((value.__code__.co_filename, value.__code__.co_qualname))
     return exact, around
-
-
-def _is_code(value: Any) -> bool:
-    return isinstance(value, types.CodeType)
