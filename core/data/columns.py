@@ -31,8 +31,8 @@ from headstart.data.label_texts import (
     spelt_as,
     warn_of_amounts,
     warn_of_commas,
+    warn_of_names_of_names,
     warn_of_points,
-    warn_of_spaces,
     without_point,
 )
 from headstart.data.labels import warn_of_missing
@@ -246,7 +246,7 @@ def _of_texts(
         warn_of_rounded(distinct, column, "class")
     if task is None and names is None:
         warn_of_amounts(texts, column)
-        warn_of_spaces(texts, column)
+        warn_of_names_of_names(texts, column)
         warn_of_brackets(texts, column)
     return about
 

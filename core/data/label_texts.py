@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 from headstart.common.errors import DataError, DataWarning, SettingError
@@ -18,6 +19,8 @@ from headstart.data.written_lists import written_lists
 SEPARATORS = ";|"
 LENGTHS = 3
 """how many lengths in words names have that are probably labels with spaces between them"""
+JOINING = " /+&"
+"""what may stand between labels, and as well within one"""
 GROUPED, SHORT = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}"), re.compile(r"[+-]?\d{1,3}")
 """a number of four digits or more with a point between thousands, and one of fewer digits beside it"""
 WITH_POINT = (
@@ -120,12 +123,29 @@ def _is_number(text: str) -> bool:
 
 def warn_of_commas(texts: Sequence[str], column: str) -> None:
     """DataWarning for names that are made of fewer names with commas between them: "cat, dog" beside "cat" and
-    "dog", which is one class, and was probably meant as two labels."""
+    "dog", which is one class, and was probably meant as two labels; and for those made of as many, each in several
+    of them, now first and now last."""
     distinct = dict.fromkeys(texts)
     joined = next((text for text in distinct if "," in text), None)
-    parts = {part.strip() for text in distinct for part in text.split(",")}
-    if joined is not None and len(parts) < len(distinct):
+    parts = [(part.strip(), place) for text in distinct for place, part in enumerate(text.split(","))]
+    counts = Counter(part for part, _ in parts)
+    both_ways = min(counts.values()) > 1 and len(set(parts)) > len(counts) <= len(distinct)
+    if joined is not None and (len(counts) < len(distinct) or both_ways):
         _warn_of_joined(joined, column, "the comma stands", "separator=',' (--separator ,)")
+
+
+def warn_of_names_of_names(texts: Sequence[str], column: str) -> None:
+    """DataWarning for names that are other names with a sign between them, all that have it: "cat/dog" beside
+    "cat" and "dog", which is one class, and was probably meant as two labels."""
+    distinct = dict.fromkeys(texts)
+    for sign in JOINING:
+        joined = [text for text in distinct if sign in text]
+        parts = {part.strip() for text in joined for part in text.split(sign)} - {""}
+        if joined and parts <= distinct.keys():
+            stands = f"{sign} stands" if sign.strip() else "spaces stand"
+            _warn_of_joined(joined[0], column, stands, f"separator='{sign}' (--separator '{sign}')")
+            return
+    warn_of_spaces(texts, column)
 
 
 def warn_of_spaces(texts: Sequence[str], column: str) -> None:

@@ -44,6 +44,8 @@ TELLS_PARTS = (
     "is_train is_training is_valid is_val is_validation is_test is_testing is_holdout train valid val test holdout"
 )
 """likewise, where true and false, or 1 and 0, say it: fastai's `is_valid`"""
+MANY = 20
+"""classes that are whole numbers: from here on they may be amounts"""
 YES_AND_NO = ({0, 1}, {"0", "1"}, {"0.0", "1.0"})
 NOT_GUESSED = {
     "group": "group groups group_id patient patient_id subject subject_id",
@@ -181,6 +183,11 @@ def table(
         about = _annotations(values, roles, place, task=task, classes=classes, separator=separator)
     except DataError as error:
         raise DataError(f"{frame.name}: {error}") from None
+    if asked.task is None and classes is None and (numbers := _many_numbers(about)) is not None:
+        notes.append(
+            f"{frame.name}: each of the {len(about.classes):,} {numbers} is a class; of amounts say "
+            "task='regression' (--task)"
+        )
     if about.parts is None and "split" in roles:
         notes.append(
             f"{frame.name}: all rows are of one part, {values[roles['split']][0].strip()}; taken in one piece"
@@ -324,6 +331,15 @@ def _is_of_truths(values: Column) -> bool:
     """Whether a column says yes of some rows and no of others."""
     scalars = (value if isinstance(value, str | int | float | np.generic) else None for value in values)
     return {TRUTHS.get(value, value) if isinstance(value, str) else value for value in scalars} in YES_AND_NO
+
+
+def _many_numbers(about: Annotations) -> str | None:
+    """What the classes are called where they are many whole numbers, and not all from 0 or 1 on, as amounts are;
+    else None."""
+    if about.task != SINGLE or len(about.classes) < MANY or not all(map(str.isdecimal, about.classes)):
+        return None
+    numbers = sorted(map(int, about.classes))
+    return None if numbers[-1] <= len(numbers) else f"whole numbers from {numbers[0]} to {numbers[-1]}"
 
 
 def _is_none(value: Any) -> bool:

@@ -282,3 +282,57 @@ def test_files_in_the_home_folder_are_found(files: list[str], monkeypatch: pytes
     monkeypatch.setenv("USERPROFILE", str(Path.cwd()))
     columns = {"file": [f"~/{file}" for file in files], "label": ["ant", "bee"] * 3}
     assert hs.data.table(columns, root="elsewhere").ids == hs.data.table(columns | {"file": files}).ids
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    ("labels", "separator"),
+    [
+        (["a", "a/b", "b"], "/"),
+        (["a", "a + b", "b"], "+"),
+        (["a b", "a", "b"], " "),
+        (["a", "b & a", "b"], "&"),
+        (["a, b", "b, c", "c, a"], ","),
+    ],
+)
+def test_names_that_are_made_of_names_are_told(files: list[str], labels: list[str], separator: str) -> None:
+    with pytest.warns(DataWarning, match=r"is taken as the name of one class; if .* between several labels, say"):
+        assert opened(files, {"label": labels * 2}).task == "single"
+    assert opened(files, {"label": labels * 2}, separator=separator).task == "multi"
+
+
+@pytest.mark.neutral
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["red fox", "fox", "red deer"],
+        ["a/b", "c/d", "a/d"],
+        ["tench, Tinca", "goldfish, Carassius", "shark"],
+        ["missile", "projectile, missile", "crane"],
+        ["black & white", "black", "colour"],
+    ],
+)
+def test_names_that_are_not_made_of_names_are_not_told(files: list[str], labels: list[str]) -> None:
+    assert opened(files, {"label": labels * 2}).task == "single"  # a warning here fails the test
+
+
+@pytest.mark.neutral
+def test_many_whole_numbers_as_classes_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ages are amounts, and each would be a class."""
+    monkeypatch.chdir(tmp_path)
+    files = [f"{k}.png" for k in range(50)]
+    for k, file in enumerate(files):
+        Image.fromarray(np.full((6, 5, 3), 5 * k, np.uint8)).save(file)
+    said = "the table: each of the 25 whole numbers from 18 to 66 is a class; of amounts say task='regression'"
+    ages = [18 + 2 * (k % 25) for k in range(50)]
+    assert any(note.startswith(said) for note in hs.data.table({"file": files, "age": ages}).notes)
+    assert any(note.startswith(said) for note in hs.data.table({"file": files, "age": list(map(str, ages))}).notes)
+    for columns, arguments in (
+        ({"kind": [k % 25 for k in range(50)]}, {}),
+        ({"kind": [1 + k % 25 for k in range(50)]}, {}),
+        ({"kind": ages}, {"task": "single"}),
+        ({"kind": ages}, {"classes": sorted(set(ages))}),
+    ):
+        assert not any(
+            "is a class" in note for note in hs.data.table({"file": files, **columns}, **arguments).notes
+        )
