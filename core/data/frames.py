@@ -43,6 +43,8 @@ MAX_LINE = 1 << 20  # characters
 DELIMITERS = ",;\t|"
 QUOTED = re.compile(r'"[^"]*(?:"|$)')
 SEPARATOR_LINE = re.compile(r"sep=([,;\t|]?)", re.IGNORECASE)
+FIRST_ROWS = 1000
+"""of JSON lines, whose keys are the names of the columns: to look at all takes as long as to read them"""
 LOOKED_AT = 20
 """lines behind the header, where several characters could stand between its names"""
 AS_TEXT = '="'
@@ -86,16 +88,22 @@ class Frame:
         name: str,
         names: Sequence[str],
         read: Callable[[Sequence[str]], dict[str, Column]],
-        first_line: int | None = None,
+        every_name: Callable[[], list[str]] | None = None,
     ) -> None:
+        """`every_name`: looks for the names of all columns, where `names` may lack some."""
         self.name = name
         self.names = list(names)
         self._read = read
-        self._first_line = first_line
+        self._every_name = every_name
+        self.late: list[str] = []
+        """of columns that have been read: others that first rows, which the names are from, do not have"""
 
     def require(self, column: str | int, argument: str) -> str:
         """The column's name, as text; UnknownNameError, with the nearest ones, where there is none."""
         called = [name for name in self.names if normal(name) == normal(str(column))]
+        if not called and self._every_name is not None:
+            self.names, self._every_name = self._every_name(), None
+            return self.require(column, argument)
         if not isinstance(column, str | int) or not called:
             raise UnknownNameError(f"column {argument}=", str(column), self.names, f" of {self.name}")
         if len(called) > 1:
@@ -335,23 +343,29 @@ def _of_json_lines(path: TableFile) -> Frame:
                     raise DataError(f"{path}: line {number} is no JSON object; expected one for each image")
                 yield value
 
-    names: dict[str, None] = {}
-    for number, value in enumerate(objects()):
-        names |= dict.fromkeys(value)
-        if number > 1000:
-            break
+    def every_name(most: int | None = None) -> list[str]:
+        names: dict[str, None] = {}
+        for value in islice(objects(), most):
+            names |= dict.fromkeys(value)
+        return list(names)
 
     def read(asked: Sequence[str]) -> dict[str, Column]:
         columns: dict[str, list[Any]] = {name: [] for name in asked}
+        known, late = set(frame.names), dict[str, None]()
         for row, value in enumerate(objects(), 1):
+            if not known.issuperset(value):
+                late |= dict.fromkeys(name for name in value if name not in known)
+                known.update(late)
             for name, column in columns.items():
                 cell = value.get(name)
                 if isinstance(value, AtOdds) or isinstance(cell, AtOdds):
                     _refuse_two_values(path, row, value, name)
                 column.append(cell)
+        frame.late = list(late)
         return dict(columns)
 
-    return Frame(str(path), list(names), read)
+    frame = Frame(str(path), every_name(FIRST_ROWS), read, every_name=every_name)
+    return frame
 
 
 def _refuse_two_values(path: TableFile, row: int, value: dict[str, Any], name: str) -> None:

@@ -126,6 +126,12 @@ def table(
     values = frame.columns(
         [name for role in roles.values() for name in ([role] if isinstance(role, str) else role)]
     )
+    further = f"{SPLIT_NAMES} {TELLS_PARTS} {' '.join(NOT_GUESSED.values())}"
+    notes += [
+        f"{name!r} is in none of the first rows, and not looked at (name it: split=, group=, weight=)"
+        for name in frame.late
+        if _is_called(name, further)
+    ]
     if "split" in roles:
         values[roles["split"]] = part_words(roles["split"], values[roles["split"]])
     if "split" in roles and split is None and not _says_parts(values[roles["split"]]):

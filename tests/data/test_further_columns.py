@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import tarfile
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 
 import headstart as hs
-from headstart.common.errors import DataError, DataWarning
+from headstart.common.errors import DataError, DataWarning, UnknownNameError
+from headstart.data import frames
 
 N = 6
 
@@ -336,3 +338,25 @@ def test_many_whole_numbers_as_classes_are_said(tmp_path: Path, monkeypatch: pyt
         assert not any(
             "is a class" in note for note in hs.data.table({"file": files, **columns}, **arguments).notes
         )
+
+
+@pytest.mark.neutral
+def test_columns_that_only_late_rows_of_json_lines_have(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a log has, whose program was changed since."""
+    monkeypatch.setattr(frames, "FIRST_ROWS", 3)
+    rows: list[dict[str, Any]] = [{"file": file, "label": "ab"[k % 2]} for k, file in enumerate(files)]
+    for k, row in enumerate(rows[4:]):
+        row |= {"split": "test", "note": "x", "weight": 1 + k}
+    Path("t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    said = hs.data.table("t.jsonl").notes[0]
+    for name in ("split", "weight"):
+        assert f"{name!r} is in none of the first rows, and not looked at (name it: split=, " in said
+    assert "note" not in said
+    with pytest.raises(DataError, match="the part of row 1 in column 'split' is empty"):
+        hs.data.table("t.jsonl", split="split")
+    with pytest.raises(UnknownNameError, match=r"unknown column group= 'who' of .*note, weight"):
+        hs.data.table("t.jsonl", group="who")
+    rows[:4] = [{"n": 1}] * 4
+    Path("t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    data = hs.data.table("t.jsonl", image="file", label="label", split="split", on_error="skip")
+    assert len(data) == 2
