@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headstart.common.errors import DataError
+from headstart.common.text import counted
 from headstart.data.annotations import PARTS, REGRESSION, SINGLE, Annotations
 from headstart.data.columns import is_missing
 from headstart.data.left_out import Skipped
@@ -112,7 +113,7 @@ def once(
         )
     if not doubles:
         return kept, []
-    more = f" (nor are {len(doubles) - 1:,} other rows)" if len(doubles) > 1 else ""
+    more = f" (nor {counted(len(doubles) - 1, 'other row')})" if len(doubles) > 1 else ""
     return kept, [Skipped(files[doubles[0]], f"the same in {place(doubles[0])} again, which is not counted{more}")]
 
 

@@ -6,6 +6,7 @@ of an image's outputs once its line is made.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from headstart.common.text import share_text
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, SINGLE
 from headstart.data.left_out import check_on_error
+from headstart.data.place import expanded
 from headstart.data.workers import check_counts
 from headstart.features.batch_sizes import check_batch_size
 from headstart.features.feature_set import FeatureSet
@@ -192,6 +194,9 @@ def write_predictions(
     columns = {FILE: TEXT, **reading.columns, **({ERROR: TEXT} if on_error == "skip" else {})}
     encode = WRITERS[target.suffix.lower()](columns)
     check_outputs(file=target)
+    with contextlib.suppress(OSError):  # of a file that is not there yet, or a pattern
+        if isinstance(images, str | Path) and expanded(target).samefile(expanded(images)):
+            raise SettingError(f"{target}: this file is read, and would be replaced; name another")
     made = _made(model, images, reading, on_error, backend, batch_size, device, precision, workers, cut)
 
     def rows() -> Iterator[Sequence[Cells]]:
