@@ -13,9 +13,9 @@ from typing import Any
 
 from blake3 import blake3
 
-from headstart.common.errors import DamagedDescriptionError
+from headstart.common.errors import DamagedDescriptionError, SettingError
 from headstart.common.files import read_whole
-from headstart.store.keys import TrunkKey, canonical_json, spec_digest
+from headstart.store.keys import FORMAT_VERSION, TrunkKey, canonical_json, spec_digest
 from headstart.store.shard import has_gone, raise_unreadable
 
 DESCRIPTION = "trunk.json"
@@ -52,6 +52,21 @@ def read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | No
         "writes it anew"
     )
     return parse_description(data, folder.name, path, cure)
+
+
+def format_of_others(folder: Path) -> str | None:
+    """What to say of a folder that a version of headstart with another format has written, whose files are not
+    damaged because this one cannot read them; None for any other folder. The spec must give the folder's name, so
+    a number that was damaged is no other format."""
+    try:
+        content = json.loads(read_whole(folder / DESCRIPTION, MAX_DESCRIPTION_NBYTES).decode("ascii"))
+        number = content["spec"]["format"]
+        named = spec_digest(content["spec"]) == folder.name
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, SettingError):
+        return None
+    if not named or type(number) is not int or number == FORMAT_VERSION:
+        return None
+    return f"of format {number}, which another version of headstart has written; this one reads {FORMAT_VERSION}"
 
 
 def parse_description(

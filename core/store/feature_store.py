@@ -40,7 +40,7 @@ from headstart.common.objects import is_url
 from headstart.common.places import spelled_out
 from headstart.common.progress import track
 from headstart.common.sizes import binary_size, parse_nbytes
-from headstart.store.description import DESCRIPTION, read_description
+from headstart.store.description import DESCRIPTION, format_of_others, read_description
 from headstart.store.feature_folder import FeatureFolder, is_open, used_here
 from headstart.store.files import EVICTIONS
 from headstart.store.keys import TrunkKey
@@ -195,6 +195,9 @@ class FeatureStore:
             else:
                 report.unreadable.append((path, str(error)))
 
+        if said := format_of_others(folder):
+            report.unreadable.append((folder, said))
+            return
         try:
             read_description(folder)
         except StoreError as error:

@@ -22,7 +22,7 @@ from headstart.common.errors import SettingError, StoreError, UnknownNameError
 from headstart.common.files import PARTIAL_PREFIX
 from headstart.common.sizes import binary_size
 from headstart.common.text import first_few, hint
-from headstart.store.description import DESCRIPTION, read_description
+from headstart.store.description import DESCRIPTION, format_of_others, read_description
 from headstart.store.files import unreadable
 from headstart.store.removal import delete, remove_folder
 from headstart.store.shard import SUFFIX
@@ -164,11 +164,12 @@ def info_of(folder: Path) -> FolderInfo | None:
     problems: list[str] = []
     spec: dict[str, Any] = {}
     label: dict[str, Any] = {}
+    theirs = format_of_others(folder) is not None  # nothing of it is damaged, and nothing can be read
     try:
         spec, label = read_description(folder) or (spec, label)
     except StoreError as error:
-        problems.append(str(error))
-    snapshot = scan([folder], None)
+        problems += [] if theirs else [str(error)]
+    snapshot = scan([] if theirs else [folder], None)
     if all(path.name == LAST_USED or path.parent.name == CHECKED for path in files):
         return None  # nothing but marks, of what is read from a shared cache
     problems.extend(str(error) for error in snapshot.damaged)

@@ -16,6 +16,7 @@ from before.recorded import CLASSES, HERE, unpack
 
 import headstart as hs
 from headstart.features.packed import FORMATS, _text
+from headstart.store import FeatureFolder, FeatureStore, trunk_key
 from headstart.store.keys import FORMAT_VERSION
 from headstart.training import saved, saving
 from headstart.training.checkpoints import files as checkpoints
@@ -62,6 +63,37 @@ def test_a_feature_set_of_a_later_version_is_refused_by_name(made: Path) -> None
             hs.load_features(made / "features")
     finally:
         path.write_bytes(before)
+
+
+def test_features_of_a_later_version_are_not_damaged(tmp_path: Path) -> None:
+    """Two versions share a cache, and the earlier one repairs it."""
+    about = {"graph": ["conv"], "weights_digest": "0" * 32, "preprocess": {}, "precision": "float32"}
+
+    def fill() -> FeatureFolder:
+        key = trunk_key(**about, dtype="float16", label={"model": "tiny", "cut": "conv"})
+        folder = FeatureStore(tmp_path).folder(key)
+        with folder.writer((3,), "float16", {"backend": "numpy"}) as out:
+            out.add(["0" * 32], np.ones((1, 3), np.float32))
+        return folder
+
+    ours = fill()
+    with pytest.MonkeyPatch.context() as later:
+        later.setattr("headstart.store.keys.FORMAT_VERSION", 999)
+        later.setattr("headstart.store.shard.FORMAT", "headstart-features/999")
+        theirs = fill()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    store = FeatureStore(tmp_path)
+    report = store.verify(repair=True)
+    assert (report.shards, report.damaged, report.set_aside) == (1, [], [])
+    assert [path for path, _ in report.unreadable] == [theirs.path]
+    assert "format 999" in report.unreadable[0][1]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    listed = {info.key: (info.rows, info.damaged, info.nbytes > 0) for info in store.infos()}
+    assert listed == {ours.key.digest: (1, (), True), theirs.key.digest: (0, (), True)}
+
+    description = theirs.path / "trunk.json"  # a number that was damaged is none of another version's
+    description.write_text(description.read_text().replace(": 999", ": 998"))
+    assert theirs.path / "damaged" / "trunk.json" in store.verify(repair=True).set_aside
 
 
 def test_a_checkpoint_of_a_later_version_is_refused_by_name(tmp_path: Path) -> None:
