@@ -54,7 +54,7 @@ def empty_of(module: nn.Module) -> list[str]:
 def settle(source: nn.Module, ran: nn.Module, call: Call, example: Any, before: dict[str, torch.Tensor]) -> None:
     """Give `source`, and `before`, what its first run fills. `ran`: the copy of it that was run on the example.
     `before`: its buffers, as they were before."""
-    filled, made = _moved(before, buffers_of(ran)), _changed(source, ran)
+    filled, made = _moved(before, buffers_of(ran)), {} if _hooks(source) != _hooks(ran) else _changed(source, ran)
     if not filled and not made:
         return
     try:
@@ -68,7 +68,7 @@ def settle(source: nn.Module, ran: nn.Module, call: Call, example: Any, before: 
         before[name] = filled[name]
         _put(source, name, filled[name].clone())
     moving = {name.rpartition(".")[0] for name in filled.keys() - steady}
-    runs = _changed(source, ran), _changed(source, fresh)
+    runs = (_changed(source, ran), _changed(source, fresh)) if made else ({}, {})
     moving |= {
         path
         for path, name in made.keys() | runs[0].keys() | runs[1].keys()
@@ -92,6 +92,13 @@ def settle(source: nn.Module, ran: nn.Module, call: Call, example: Any, before: 
             min(tables),
             f" and {len(tables) - 1} more" if len(tables) > 1 else "",
         )
+
+
+def _hooks(module: nn.Module) -> list[tuple[str, int, int]]:
+    """How many hooks there are, and where. A first run that puts some on, as transformers' do, says so in
+    attributes: without the hooks they would not be true."""
+    parts = module.named_modules()
+    return [(path, len(part._forward_pre_hooks), len(part._forward_hooks)) for path, part in parts]
 
 
 def _elsewhere(source: nn.Module, call: Call, example: Any, before: dict[str, torch.Tensor]) -> nn.Module:

@@ -20,7 +20,8 @@ from headstart.graph.cuts import listed
 Entry = tuple[str | int, ...]
 """where an array is: keys, places and fields"""
 
-EMBEDDED = ("image_embeds", "text_embeds", "sentence_embedding")  # of transformers and sentence-transformers
+EMBEDDED = ("image_embeds", "text_embeds", "audio_embeds", "video_embeds", "sentence_embedding")
+"""of transformers and sentence-transformers"""
 HUBS_POOLED, HUBS_TOKENS = "pooled_output", "sequence_output"  # as KerasHub calls them
 POOLED, TOKENS, LOGITS = "pooler_output", "last_hidden_state", "logits"
 MAP, AUXILIARY = "out", "aux"  # of torchvision's networks for segmentation

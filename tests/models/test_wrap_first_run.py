@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -198,3 +198,32 @@ def test_code_may_be_lent_by_a_module_without_numbers(torch: Any) -> None:
         assert relative_error(hs.forward(model, X, "trunk")["trunk"], expected) < 1e-5
         keys.append(key(model))
     assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_hooks_that_a_first_run_puts_on(torch: Any, has_run: bool) -> None:
+    """As transformers' models watch their layers where several of the states are asked for (Segformer's)."""
+
+    class Kept:
+        values: ClassVar[list[Any]] = []
+
+    class Hooked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second, self.hooked = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3), False
+
+        def forward(self, x: Any) -> Any:
+            if not self.hooked:
+                self.first.register_forward_hook(lambda module, args, value: Kept.values.append(value))
+                self.hooked = True
+            Kept.values.clear()
+            return self.second(self.first(x)).mean((2, 3)) + Kept.values[0].mean((2, 3))
+
+    net = Hooked().eval()
+    images = torch.from_numpy(X).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = (net if has_run else Hooked().eval())(images).numpy()
+    model = hs.wrap(net, "its end", preprocess=P, head="linear", classes=2)
+    assert relative_error(hs.forward(model, X, "trunk")["trunk"], expected) < 1e-5
+    assert net.hooked == has_run

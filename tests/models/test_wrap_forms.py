@@ -319,14 +319,15 @@ def test_where_images_went_is_said(forms: Any) -> None:
         hs.wrap(made(forms, "Keyword"), **FRESH)
 
 
-def test_a_projections_output_goes_before_its_tokens() -> None:
+@pytest.mark.parametrize("embedded", ["image_embeds", "text_embeds", "audio_embeds", "video_embeds"])
+def test_a_projections_output_goes_before_its_tokens(embedded: str) -> None:
     import torch
 
     from headstart.backends.torch.ending import shapes_of
 
     tokens = torch.zeros(2, 5, 4)  # (n, t, c)
-    outputs = {"last_hidden_state": tokens, "image_embeds": torch.zeros(2, 3)}
-    assert entry_in(shapes_of(outputs), "", 2, "CLIP", "dict") == ("image_embeds",)
+    outputs = {"last_hidden_state": tokens, embedded: torch.zeros(2, 3)}
+    assert entry_in(shapes_of(outputs), "", 2, "CLIP", "dict") == (embedded,)
     outputs["pooler_output"] = torch.zeros(2, 4)
     assert entry_in(shapes_of(outputs), "", 2, "CLIP", "dict") == ("pooler_output",)
 
