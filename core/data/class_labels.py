@@ -1,8 +1,8 @@
 """What a table says of its own numbers: the library `datasets` writes the names of the classes into the schema of
-the Parquet files and Arrow tables that it makes; and `predict` writes names of classes beside their probability.
+the Parquet files and Arrow tables that it makes.
 
-Invariant: where a table names its numbers, or has names of classes from `predict`, they are these names, as they
-are from `huggingface`, each of one class whatever it looks like ("wolf|dog", "1.5", "nan"); -1 is no label.
+Invariant: where a table names its numbers, they are these names, as they are from `huggingface`, each of one class
+whatever it looks like ("wolf|dog", "1.5", "nan"); -1 is no label.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from headstart.common.errors import DataError
 
 KEY = b"huggingface"
 KIND = "ClassLabel"
-PREDICTED = ("file", "class", "probability")
-"""the first columns that `predict` writes of one class an image"""
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
@@ -40,22 +38,6 @@ def _names(about: Any) -> list[str] | None:
 
 class Named(list[Any]):
     """A column of one class a row, by the names of classes, and no other text; None where there is none."""
-
-
-def predicted(columns: Sequence[str], label: str, cells: Sequence[Any]) -> Named | None:
-    """The cells of the column `label` where a table has the columns that `predict` writes of one class an image,
-    each by its name; None of another table."""
-    if label != PREDICTED[1] or tuple(columns[: len(PREDICTED)]) != PREDICTED:
-        return None
-    texts = all(cell is None or isinstance(cell, str) for cell in cells)  # of a frame it may be numbers by now
-    return Named(cell or None for cell in cells) if texts else None
-
-
-def predicted_several(columns: Sequence[str], label: str) -> bool:
-    """Whether a table has the columns that `predict` writes of several labels an image, and `label` is theirs."""
-    rest = [name for name in columns[2:] if name != "error"]
-    of_labels = bool(rest) and all(name.startswith("probability_") for name in rest)
-    return label == "labels" and list(columns[:2]) == ["file", label] and of_labels
 
 
 def named(column: Sequence[Any], names: Sequence[str], name: str) -> list[Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from headstart.common.errors import DataError, SettingError
 from headstart.data.annotations import MULTI, PARTS, SINGLE, Annotations
 from headstart.data.any_files import files_for
-from headstart.data.class_labels import Named, predicted, predicted_several
+from headstart.data.class_labels import Named
 from headstart.data.columns import TRUTHS, label_lists, labels_in
 from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import sound
@@ -28,6 +28,7 @@ from headstart.data.left_out import check_on_error
 from headstart.data.missing_labels import labelled_rows, no_label, rows_of_classes, without_any
 from headstart.data.names import twice
 from headstart.data.place import stem_of
+from headstart.data.predicted import predicted, predicted_several
 from headstart.data.repeated_rows import joined, once, spelt_alike
 from headstart.data.untrained import warn_of_untrained
 

@@ -69,6 +69,9 @@ def test_a_picture_that_was_not_classified_has_no_class(files: list[str]) -> Non
         hs.data.table(path)
     data = hs.data.table(path, on_error="skip")
     assert [data.classes[k] for k in data.labels.tolist()] == ["a|b", "nan", "nan", "a|b", "nan"]
+    frame = {"file": files, "class": ["a|b", float("nan"), None, "c", "", "c"], "probability": [0.5] * 6}
+    data = hs.data.table(frame, on_error="skip")  # as pandas reads it
+    assert [data.classes[k] for k in data.labels.tolist()] == ["a|b", "c", "c"]
 
 
 @pytest.mark.neutral
