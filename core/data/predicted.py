@@ -21,9 +21,7 @@ def predicted(columns: Sequence[str], label: str, cells: Sequence[Any]) -> Named
     if label != PREDICTED[1] or tuple(columns[: len(PREDICTED)]) != PREDICTED:
         return None
     names = [None if is_missing(cell) else cell for cell in cells]
-    of_texts = all(
-        name is None or isinstance(name, str) for name in names
-    )  # in a frame they may be numbers by now
+    of_texts = all(name is None or isinstance(name, str) for name in names)  # in a frame they may be numbers
     return Named(names) if of_texts else None
 
 
