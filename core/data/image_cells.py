@@ -140,8 +140,10 @@ def files_of(images: Column, column: str, root: str, place: Any) -> list[str]:
 def _file_of(name: str, root: str, place: Any, row: int) -> str:
     if is_remote(name):
         return normal_url(name)
-    if name.startswith((FILE, HOME)):
+    if name.startswith(FILE):
         return place_of(name)
+    if name.startswith(HOME) and not is_remote(root) and not os.path.lexists(joined(root, name)):
+        return place_of(name)  # and not in a folder that is called ~
     if is_remote(root) and name.startswith("/"):
         raise DataError(
             f"{place(row)} names the file {name}; expected a name relative to {root}, or a URL that begins with "

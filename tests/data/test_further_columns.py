@@ -284,6 +284,11 @@ def test_files_in_the_home_folder_are_found(files: list[str], monkeypatch: pytes
     monkeypatch.setenv("USERPROFILE", str(Path.cwd()))
     columns = {"file": [f"~/{file}" for file in files], "label": ["ant", "bee"] * 3}
     assert hs.data.table(columns, root="elsewhere").ids == hs.data.table(columns | {"file": files}).ids
+    Path("elsewhere/~").mkdir(parents=True)
+    for k, file in enumerate(files):
+        Image.fromarray(np.full((6, 5, 3), 10 + 20 * k, np.uint8)).save(f"elsewhere/~/{file}")
+    there = hs.data.table(columns, root="elsewhere")
+    assert there[0].image[0, 0, 0] == 10, "a folder that is called so"
 
 
 @pytest.mark.neutral
