@@ -16,6 +16,8 @@ from headstart.common.text import printable
 FILES = ("--json", "--csv", "--parquet", "--report", "--out")
 """options of files, or folders, that are written"""
 FOLDERS = ("--out", "--save", "--checkpoint", "--tensorboard", "--profile")
+RECORDS = ("run.json", "features.json", "compare.json")
+"""of a saved run, feature set and comparison"""
 DATA = ("--data", "--val", "--test")
 
 
@@ -58,9 +60,11 @@ def _path(value: str) -> Path:
 
 
 def _is_same(value: str, other: str) -> bool:
-    """Whether both name one file, links followed."""
+    """Whether both name one file, links followed, or the other is the folder of a run that the file is the record
+    of."""
     try:
-        return _path(value).samefile(_path(other))
+        path, place = _path(value), _path(other)
+        return path.samefile(place) or (path.name in RECORDS and path.parent.samefile(place))
     except (OSError, ValueError):
         return False
 

@@ -25,6 +25,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for k in range(2):
         Image.fromarray(np.full((6, 5, 3), 20 * k, np.uint8)).save(f"{k}.png")
     Path("photos/cat").mkdir(parents=True)
+    Path("run").mkdir()
+    Path("run/run.json").write_text("{}", "utf-8")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "evaluate --run run --data labels.csv --cached --json labels.csv",
         "fit --data photos --test labels.csv --json labels.csv",
         "report labels.csv --out labels.csv",
+        "evaluate --run run --data labels.csv --json run/run.json",
     ],
 )
 def test_a_file_that_is_read_is_not_replaced(words: str) -> None:
