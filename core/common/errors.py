@@ -42,6 +42,7 @@ __all__ = [
     "MissingAbilityError",
     "MissingFeaturesError",
     "ModelFileError",
+    "ModelFileWarning",
     "NonFiniteError",
     "ProfileError",
     "RemoteDamagedError",
@@ -288,6 +289,10 @@ class FeatureOverflowError(StoreError):
 
 class FeatureUnderflowError(StoreError):
     """Features are so small that the stored dtype makes zeros, or a few digits, of most of them."""
+
+
+class ModelFileWarning(UserWarning):
+    """An exported file computes with something else than was written into it."""
 
 
 class UnderflowWarning(UserWarning):

@@ -278,6 +278,29 @@ def test_weights_in_a_file_of_their_own(run: hs.Run, tmp_path: Path, monkeypatch
     assert names == ["other-0123456789abcdef-whole-float32.onnx.data", data.replace("float32", "float16"), main]
 
 
+@pytest.mark.of("torch")
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_bit_that_was_turned_is_told(
+    apart: bool, run: hs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a weight it shows in nothing else. Further metadata are no damage."""
+    if apart:
+        monkeypatch.setattr(writer, "MOST_NBYTES", 100)
+        monkeypatch.setattr(writer, "SMALL_NBYTES", 16)
+    path = run.export(tmp_path / "out.onnx", device="cpu", verify=False).path
+    proto = onnx.load(str(path), load_external_data=False)
+    writer.set_metadata(proto, {"added": "text"})
+    path.write_bytes(writer.onnx_bytes(proto))
+    hs.OnnxModel(path)  # here a warning is an error
+    data = max(tmp_path.iterdir(), key=lambda file: file.stat().st_size)
+    content = bytearray(data.read_bytes())
+    weight = max(onnx.load(str(path)).graph.initializer, key=lambda tensor: len(tensor.raw_data)).raw_data
+    content[content.index(weight) + len(weight) // 2] ^= 1
+    data.write_bytes(content)
+    with pytest.warns(hs.errors.ModelFileWarning, match="out.onnx: its weights or nodes are not those"):
+        hs.OnnxModel(path)
+
+
 # ---- what cannot be
 
 

@@ -117,6 +117,8 @@ class Contents:
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
+    nodes: list[tuple[int, int]] = field(default_factory=list)
+    """where each begins in the file, and where it ends"""
 
 
 def read_contents(file: IO[bytes], path: Path) -> Contents:
@@ -270,6 +272,7 @@ class _Graph:
         if not all(ends):
             raise ValueError(f"a node {op} has {len(ends[0])} inputs and {len(ends[1])} outputs")
         self._nodes.append((op, *ends))
+        self._contents.nodes.append((message.start, message.end))
 
     def _attribute(self, message: Field) -> None:
         what = "an attribute"

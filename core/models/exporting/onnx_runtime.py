@@ -22,6 +22,7 @@ from headstart.common.errors import ExportError, ModelFileError
 from headstart.common.machine import available_memory, cpus
 from headstart.common.reading import check_regular
 from headstart.common.text import shortened
+from headstart.models.exporting.onnx_checksum import CHECKSUM, of_file
 from headstart.models.exporting.onnx_reading import Contents, Tensor, file_beside, read_contents
 
 PROVIDER = "CPUExecutionProvider"
@@ -73,6 +74,9 @@ class OnnxSession:
             raise ModelFileError(f"{path}: does not fit into memory") from None
         self.unsound = _unsound(content, self.contents.tensors, outside)
         """what weights are not finite, in words; None: they all are"""
+        stated = self.contents.metadata.get(CHECKSUM)
+        self.changed = stated is not None and stated != of_file(content, self.contents, outside)
+        """whether it computes with something else than was written"""
         _share_a_pool(library)
         options = library.SessionOptions()
         options.intra_op_num_threads = cpus() if threads is None else threads

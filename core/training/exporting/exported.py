@@ -4,13 +4,14 @@ as for `hs.predict`, by the same code, and what the file says of itself is all t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headstart.common.errors import HeadstartError, ModelFileError, SettingError
+from headstart.common.errors import HeadstartError, ModelFileError, ModelFileWarning, SettingError
 from headstart.common.places import expanded
 from headstart.common.text import printable, shortened
 from headstart.contract.programs import FEATURES, IMAGES, INPUTS, PIXEL_VALUES
@@ -56,6 +57,14 @@ class OnnxModel:
             raise ModelFileError(
                 f"{self.path}: is not as headstart writes its ONNX files ({printable(str(reason))})"
             ) from reason
+        if self._session.changed:
+            warnings.warn(
+                f"{self.path}: its weights or nodes are not those that were written (its checksum is that of "
+                "something else): it is damaged, or another program has changed it, and it may predict other "
+                "things than its run. If that is meant, take the entry 'checksum' out of its metadata",
+                ModelFileWarning,
+                stacklevel=2,
+            )
 
     def __repr__(self) -> str:
         part = "" if self.part == WHOLE else f", {self.part} at {self.cut!r}"

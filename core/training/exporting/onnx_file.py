@@ -12,6 +12,7 @@ from headstart.common.files import replace_whole
 from headstart.contract.programs import ONNX
 from headstart.data.annotations import REGRESSION
 from headstart.models.exporting import onnx_model, onnx_modules
+from headstart.models.exporting.onnx_checksum import CHECKSUM, of_proto
 from headstart.models.exporting.parts import PARTS, TRUNK
 from headstart.training.exporting import framework_file
 from headstart.training.exporting.exported import OnnxModel
@@ -48,6 +49,7 @@ def write_module(backend: str, request: Request, path: Path) -> None:
 
 def _written(proto: Any, path: Path) -> None:
     # Named by what it holds: where a large model replaces another, the one of before is whole to the last.
+    onnx_model.set_metadata(proto, {CHECKSUM: of_proto(proto)})
     about = onnx_model.metadata(proto)
     data_name = f"{path.stem}-{about['weights_digest'][:16]}-{about['part']}-{about['dtype']}{path.suffix}.data"
     onnx_model.write_onnx(proto, path, data_name)
