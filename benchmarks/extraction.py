@@ -3,6 +3,7 @@ BACKEND` reads a request a line and answers a line, both JSON.
 
 {"do": "precisions"}              what it is timed in: see `children.precisions_of`
 {"do": "prepare", "model": MODEL, "batch": N}   a network, in place of the one before
+                                  "unused": S: with such a share of each convolution's filters decayed to 1e-39
 {"do": "run", "which": NAME}      features of 32 images of 224 pixels, or of "batch": N if a network was prepared
                                   so: a precision is ours,
                                   "peer" is eager float32 under no_grad, `predict`, or a jitted float32 NNX module
@@ -32,6 +33,17 @@ PRODUCED = 5
 """products that are timed"""
 
 
+def decayed(model: hs.Model, share: float) -> hs.Model:
+    """With numbers of 1e-39 for weights in such a share of each convolution's filters."""
+    params = dict(model.params)
+    for name, value in params.items():
+        if value.ndim == 4:
+            factors = np.ones((len(value), 1, 1, 1))
+            factors[: max(1, round(share * len(value)))] = 1e-39 / np.abs(value).mean()
+            params[name] = (value * factors).astype(np.float32)
+    return model.with_params(params)
+
+
 class Setting:
     def __init__(self, backend: str) -> None:
         self.backend = registry.load(backend)
@@ -40,8 +52,9 @@ class Setting:
     def precisions(self) -> list[str]:
         return precisions_of(self.backend)
 
-    def prepare(self, model: str, batch: int = BATCH) -> None:
-        self.network(hs.model(model, classes=10, size=SIZE), batch)
+    def prepare(self, model: str, batch: int = BATCH, unused: float = 0.0) -> None:
+        made = hs.model(model, classes=10, size=SIZE)
+        self.network(decayed(made, unused) if unused else made, batch)
 
     def network(self, model: hs.Model, batch: int = BATCH) -> None:
         self.batch, self.cut = batch, model.default_cut

@@ -2,7 +2,7 @@
 both JSON.
 
 {"do": "prepare", "columns": C, "classes": K, "batch": B}   features in memory, a trainer of one head, one of 64
-                   heads, or of "heads": N
+                   heads, or of "heads": N; "lr": R, in place of 0.001: of one, and of many from R/10 to 10 R
 {"do": "epoch", "kind": "one"}       an epoch of one head; its mean loss
 {"do": "epoch", "kind": "many"}      an epoch of 64 heads; the mean loss of the one that has the same learning rate
 {"do": "epoch", "kind": "by hand"}   the same by a loop that a user would write, on float32 rows; not in Keras
@@ -117,8 +117,8 @@ class Setting:
         self.backend = registry.load(name)
         self.place = self.backend.place("auto", "float32")
 
-    def prepare(self, columns: int, classes: int, batch: int, heads: int = HEADS) -> None:
-        self.heads = heads
+    def prepare(self, columns: int, classes: int, batch: int, heads: int = HEADS, lr: float = LR) -> None:
+        self.heads, self.lr = heads, lr
         nodes = (
             Node("x", "input", (), {"shape": (columns,)}),
             Node("fc", "linear", ("x",), {"in_features": columns, "out_features": classes}),
@@ -129,8 +129,8 @@ class Setting:
             "fc.weight": rng.normal(0, 0.01, (classes, columns)).astype(np.float32),
             "fc.bias": np.zeros(classes, np.float32),
         }
-        rates = LR * 10 ** np.linspace(-1, 1, heads)
-        rates[heads // 2] = LR
+        rates = lr * 10 ** np.linspace(-1, 1, heads)
+        rates[heads // 2] = lr
         rates = rates.astype(np.float32)
         decays = np.full(heads, DECAY, np.float32)
         chain = chain_of(graph)
@@ -138,7 +138,7 @@ class Setting:
         stacked = {key: np.repeat(value[None], heads, 0) for key, value in params.items()}
         recipe = HeadsRecipe(AdamW(), rates, decays, Softmax())
         self.trainers: dict[str, Any] = {
-            "one": self.backend.trainer(graph, params, Recipe(AdamW(lr=LR), Softmax(), False, 0), self.place),
+            "one": self.backend.trainer(graph, params, Recipe(AdamW(lr=lr), Softmax(), False, 0), self.place),
             "many": self.backend.heads(chain, stacked, recipe, self.place),
         }
         self.labels = rng.integers(0, classes, SAMPLES)
@@ -158,7 +158,7 @@ class Setting:
         if kind == "by hand":
             self.by_hand = self.by_hand or self.peer()
             return float(self.by_hand(self.order)[:, self.heads // 2].mean())
-        rates = np.full(len(self.order), LR if kind == "one" else 1.0, np.float32)
+        rates = np.full(len(self.order), self.lr if kind == "one" else 1.0, np.float32)
         losses, _ = self.trainers[kind].epoch(self.rows, self.labels, self.order, rates)
         return float(losses[:, 0 if kind == "one" else self.heads // 2].mean())
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from headstart.backends.torch.emit import LastLinear
-from headstart.backends.torch.losses import is_narrow
+from headstart.backends.torch.losses import is_narrow, without_denormals
 from headstart.backends.torch.masks import Dropped
 from headstart.backends.torch.products import weight_gradient
 from headstart.contract.devices import CPU
@@ -44,6 +44,7 @@ class DirectLayer:
         loss, total = forward(scores, y, None, MEAN, NO_CLASS)
         of_scores = backward(self.one, scores, y, None, MEAN, NO_CLASS, total)
         gradient = aten._log_softmax_backward_data(of_scores, scores, 1, torch.float32)
+        gradient = without_denormals(gradient, out=gradient)
         gradient = gradient[0, :, 0].T if gradient.ndim == 4 else gradient
         layer.weight.grad = weight_gradient(gradient, x, layer.weight)
         if layer.bias is not None:

@@ -17,7 +17,7 @@ from headstart.data import Arrays
 from headstart.data.arrays import as_array
 from headstart.data.preprocess import Preprocess
 from headstart.data.ranges import check_normalised
-from headstart.graph import Graph, Node, fold, in_bfloat16, without_inert
+from headstart.graph import Graph, Node, fold, in_bfloat16, without_denormals, without_inert
 from headstart.models import Model, check_model
 
 
@@ -101,11 +101,12 @@ def frozen(
     precision: str = FLOAT32,
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """What `outputs` need of `graph`, and its parameters, as a frozen trunk runs them: without what drops at
-    random, and folded, unless asked not to; in bfloat16 with those weights rounded of which rounding shows."""
+    random, and folded, unless asked not to, with 0 in place of denormal weights; in bfloat16 with those weights
+    rounded of which rounding shows."""
     graph = without_inert(graph.upto(*outputs), outputs)
     if folded:
         graph, params = fold(graph, params, outputs)
-    held = {name: params[name] for name in graph.param_shapes()}
+    held = without_denormals(graph, params)
     return graph, in_bfloat16(graph, held) if precision == BFLOAT16 else held
 
 

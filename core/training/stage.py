@@ -17,7 +17,7 @@ from headstart.contract.optimizers import Optimizer, Schedule, optimizer_of
 from headstart.contract.recipe import Recipe
 from headstart.contract.running import Trainer
 from headstart.data.order import epoch_shape
-from headstart.graph import Graph
+from headstart.graph import Graph, without_denormals
 from headstart.report.endings import Ending
 from headstart.training.defaults import default_epochs, default_optimizer, default_patience, default_warmup
 from headstart.training.history import History, Record
@@ -132,7 +132,7 @@ def stage_of(
     length = length or Length()
     whole = name == ALL_STAGE
     optimizer = optimizer_of(settings.optimizer, default_optimizer(graph, whole), settings.lr)
-    params = {name: params[name] for name in graph.param_shapes()}
+    params = without_denormals(graph, params)
     if standardization is not None:
         params = standardization.unfolded(params, fresh)
     kept = kept_by_owner(graph, not settings.training_mode.pretrained)

@@ -142,3 +142,44 @@ def test_what_users_take_away_computes_as_torch_does() -> None:
         layers = [module for module in network.modules() if isinstance(module, LastLinear)]
         assert layers
         assert all(layer.product is product for layer in layers)
+
+
+@pytest.mark.parametrize("route", ["written out", "autograd", "side by side", "labels"])
+@pytest.mark.parametrize("count", [2, 300])  # few, and enough for a softmax over the transpose
+def test_a_sure_head_gives_no_derivatives_that_a_cpu_is_slow_at(route: str, count: int) -> None:
+    """e to the -92 is 1e-40, a denormal number, and so is what it is multiplied by; -60 is a small one. Of a label
+    alone torch has e to the -89 as 0; e to the -86 becomes one as it is shared out over the samples."""
+    pytest.importorskip("torch")
+    import headstart as hs
+    from headstart.contract.heads import HeadsRecipe, chain_of
+    from headstart.contract.losses import Loss, Sigmoid
+    from headstart.contract.recipe import Place, Recipe
+    from headstart.contract.registry import load
+    from headstart.testing.samples import linear_graph
+
+    graph, place = linear_graph(features=3, classes=4), Place("cpu", "float32")
+    weight, bias = (
+        next(name for name in graph.param_shapes() if name.endswith(end)) for end in ("weight", "bias")
+    )
+    low = -86 if route == "labels" else -92
+    params = {weight: np.zeros((4, 3), np.float32), bias: np.array([0, low, -60, low], np.float32)}
+    rows, steps = np.ones((count, 3), np.float32), np.arange(count)[None]
+    labels = np.tile([1, 0, 0, 0], (count, 1)).astype(np.uint8) if route == "labels" else np.zeros(count, np.int64)
+    loss: Loss = Sigmoid() if route == "labels" else Softmax()
+    if route == "side by side":
+        chain, heads = chain_of(graph), 16
+        assert chain is not None
+        recipe = HeadsRecipe(hs.SGD(), np.ones(heads, np.float32), np.zeros(heads, np.float32), loss)
+        many = load("torch").heads(
+            chain, {k: np.repeat(v[None], heads, 0) for k, v in params.items()}, recipe, place
+        )
+        many.epoch(many.put(rows), labels, steps, np.ones(1, np.float32))
+        moved = many.params()[weight]
+    else:
+        trainer = load("torch").trainer(graph, params, Recipe(hs.SGD(), loss, False, 0), place)
+        weights = np.ones(count, np.float32) if route == "autograd" else None
+        trainer.epoch(trainer.put(rows), labels, steps, np.ones(1, np.float32), weights)
+        moved = trainer.params()[weight]
+    sizes = np.abs(moved.reshape(-1, 4, 3).view(np.uint32) & 0x7FFFFFFF).view(np.float32)
+    assert (sizes[:, [1, 3]].view(np.uint32) == 0).all()  # numpy may take denormals for 0 itself
+    np.testing.assert_allclose(sizes[:, 2], np.exp(-60) / (4 if route == "labels" else 1), rtol=1e-4)

@@ -18,7 +18,7 @@ from headstart.common.version import __version__
 from headstart.contract.programs import FEATURES, IMAGES, PIXEL_VALUES, SIGMOID, SOFTMAX
 from headstart.data.annotations import REGRESSION
 from headstart.data.inputs import Arrays
-from headstart.graph import Graph, fold, without_inert
+from headstart.graph import Graph
 from headstart.models.exporting.onnx_graph import (
     DTYPES,
     FIRST,
@@ -32,6 +32,7 @@ from headstart.models.exporting.parts import (
     TRUNK,
     WHOLE,
     Outputs,
+    folded,
     part_of,
     taking_pixels,
     texts_of,
@@ -73,7 +74,7 @@ def onnx_model(
     taken = part_of(model, part, cut, pixels)
     for node in taken.graph.nodes[1:]:
         emitter_of(node)  # what cannot be written is said before anything is built
-    graph, params = fold(without_inert(taken.graph), taken.weights)
+    graph, params = folded(taken)
     if part != HEAD and pixels and not isinstance(model.preprocess, Arrays):
         graph = taking_pixels(graph, model)
     # The layer that gives numbers in the targets' own units: float16 would round years to whole ones.

@@ -16,7 +16,7 @@ from headstart.contract.programs import FEATURES, IMAGES, INPUTS, PIXEL_VALUES, 
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.data.inputs import Arrays
 from headstart.data.rows import ALONE
-from headstart.graph import Graph, fold, without_inert
+from headstart.graph import Graph, fold, without_denormals, without_inert
 from headstart.models.model import Model
 from headstart.store.keys import canonical_json, params_digest
 
@@ -112,6 +112,13 @@ def texts_of(model: Model, part: str, taken: Part, dtype: str = "float32") -> di
     return about
 
 
+def folded(part: Part) -> tuple[Graph, dict[str, np.ndarray]]:
+    """What a file holds of it: with norms in the layers before them, and without what drops at random or is next
+    to nothing."""
+    graph, params = fold(without_inert(part.graph), part.weights)
+    return graph, without_denormals(graph, params)
+
+
 def program(
     model: Model, part: str = WHOLE, cut: str | None = None, pixels: bool = True, channels_first: bool = False
 ) -> tuple[Program, dict[str, str]]:
@@ -123,7 +130,7 @@ def program(
     UnknownNameError, CutError; SettingError for a head without pixels.
     """
     taken = part_of(model, part, cut, pixels)
-    graph, params = fold(without_inert(taken.graph), taken.weights)
+    graph, params = folded(taken)
     if part == HEAD:
         inputs: tuple[Input, ...] = (Input(FEATURES, taken.shape, "float32"),)
     elif isinstance(model.preprocess, Arrays):
