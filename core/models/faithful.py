@@ -27,7 +27,6 @@ from headstart.models.alike import excess
 from headstart.models.endings import ENDINGS, are_bounded, are_shares
 from headstart.models.running import Ran, watched
 from headstart.models.several import STATES
-from headstart.models.structure import with_what_ran
 
 TRUNK_NODE, HEAD_NODE = "trunk", "head"
 # Repeated runs, and other rows of a batch, move sums by about 1e-6; dropout, noise, batch statistics by far more.
@@ -91,6 +90,8 @@ def checked_trunk(
 
 
 def _with_what_ran(part: NativePart, ran: Ran) -> NativePart:
+    from headstart.models.structure import with_what_ran  # here: the zoo's trunks have none
+
     return replace(part, structure=with_what_ran(part.structure, ran))
 
 
