@@ -41,6 +41,8 @@ FURTHER = ("split", "group", "weight")
 SPLIT_NAMES = "split subset partition set"
 MAY_SAY_PARTS = "part parts phase usage stage fold purpose dataset data_set data_split train_test train_val_test"
 """what is never taken as the part, and is said where it tells training from other rows: these would be mixed"""
+FOLD_NAMES = "fold folds kfold k_fold fold_id fold_no cv_fold"
+MOST_FOLDS = 20
 TELLS_PARTS = (
     "is_train is_training is_valid is_val is_validation is_test is_testing is_holdout train valid val test holdout"
 )
@@ -286,6 +288,11 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
             for name in free
             if _is_called(name, TELLS_PARTS) and _is_of_truths(frame.columns([name])[name])
         ]
+    guessed += [
+        f"{name!r} is not taken as folds (folds= makes its own; group= keeps samples of each of yours together)"
+        for name in free
+        if _is_called(name, FOLD_NAMES) and _is_of_folds(frame.columns([name])[name])
+    ]
     if not split:
         called = [name for name in free if _is_called(name, SPLIT_NAMES)]
         guessed += [f"{name!r} is not taken as split (the parts of a DatasetDict are)" for name in called]
@@ -332,6 +339,12 @@ def _tells_training(values: Column) -> bool:
     """Whether a column says of some rows that they are to train on, and of others that they are not."""
     said = _roles_said(values)
     return PARTS[0] in said and len(said & set(PARTS)) > 1
+
+
+def _is_of_folds(values: Column) -> bool:
+    """Whether a column holds few whole numbers."""
+    texts = {str(value).strip() for value in values if isinstance(value, str | int | float | np.generic)}
+    return 1 < len(texts) <= MOST_FOLDS and all(text.removesuffix(".0").isdecimal() for text in texts)
 
 
 def _is_of_truths(values: Column) -> bool:
