@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import types
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -125,19 +126,20 @@ GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.G
 DEEP = 3
 
 
-def held_by(module: nn.Module) -> list[Any]:
-    """The generators of random numbers that are its own: in attributes, and in what these hold."""
+def held_by(module: nn.Module, kinds: Any = GENERATORS) -> list[Any]:
+    """What is its own of these kinds, generators of random numbers if none are said: in attributes, and in what
+    these hold."""
     level = [value for part in module.modules() for value in vars(part).values()]
     found: dict[int, Any] = {}
     for _ in range(DEEP):
-        found |= {id(value): value for value in level if isinstance(value, GENERATORS)}
+        found |= {id(value): value for value in level if isinstance(value, kinds)}
         level = [inner for value in level for inner in _inside(value)]
     return [*found.values()]
 
 
 def _inside(value: Any) -> Iterable[Any]:
     match value:
-        case nn.Module() | torch.Tensor() | type():
+        case nn.Module() | torch.Tensor() | type() | types.ModuleType():
             return ()
         case dict():
             return value.values()

@@ -9,13 +9,36 @@ an exported module is given, concern its owner.
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
 
+from headstart.backends.torch.chance import held_by
+
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 MANNERS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+
+
+class Library(types.ModuleType):
+    """A module of Python's, or a namespace of torch's operations, that a network holds: these cannot be copied,
+    and need not be."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        super().__init__(module.__name__)
+        vars(self)["__wrapped__"] = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["__wrapped__"], name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Library:
+        return self
+
+
+def keep_libraries(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Put into `memo`, of a deep copy of the module that is to be made, what stands for modules of Python's."""
+    memo.update({id(held): Library(held) for held in held_by(module, types.ModuleType)})
 
 
 def copy_graphs(module: nn.Module, memo: dict[int, Any]) -> None:

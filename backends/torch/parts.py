@@ -19,7 +19,7 @@ from headstart.backends.doors.torch import settled
 from headstart.backends.torch.arrays import batch_of, exact_numpy, from_native, to_numpy
 from headstart.backends.torch.chance import seeded
 from headstart.backends.torch.ending import Ending
-from headstart.backends.torch.graphs import copy_graphs
+from headstart.backends.torch.graphs import copy_graphs, keep_libraries
 from headstart.backends.torch.loose import carry
 from headstart.backends.torch.rebinding import rebind
 from headstart.backends.torch.registered import copy_operations
@@ -48,6 +48,7 @@ def copied(
             own = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             trained = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(own, own.is_floating_point()) if trained else own
+    keep_libraries(native, memo)
     copy_graphs(native, memo)
     copy_operations(attributes, memo)
     copied = copy.deepcopy(native, memo).eval()

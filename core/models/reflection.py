@@ -87,21 +87,20 @@ def _is_any_name(text: str) -> bool:
     return False
 
 
-def data_within(values: Iterable[Any], libraries: Collection[str]) -> list[tuple[str, Any]]:
-    """What the program's modules among some values hold beside functions, classes and modules, by name: numbers,
-    text and arrays, and what keeps results of a function (jitted, cached), which may not run again."""
+def data_within(
+    values: Iterable[Any], libraries: Collection[str]
+) -> list[tuple[str, types.ModuleType, dict[str, Any]]]:
+    """The program's modules among some values, by name: each with what it holds beside functions, classes and
+    modules: numbers, text and arrays, and what keeps results of a function (jitted, cached), which may not run
+    again."""
     modules = {value.__name__: value for value in values if isinstance(value, types.ModuleType)}
+    modules = {name: vars(module).get("__wrapped__", module) for name, module in modules.items()}
     own = {n: m for n, m in modules.items() if n.partition(".")[0] not in libraries and not is_installed(m)}
-    return [
-        (f"{name}.{entry}", value)
-        for name in sorted(own)
-        for entry, value in sorted(vars(own[name]).items())
-        if not entry.startswith("__") and _is_data(value)
-    ]
+    return [(n, m, {k: v for k, v in sorted(vars(m).items()) if _is_data(k, v)}) for n, m in sorted(own.items())]
 
 
-def _is_data(value: Any) -> bool:
-    if isinstance(value, types.FunctionType | types.ModuleType | type):
+def _is_data(name: str, value: Any) -> bool:
+    if name.startswith("__") or isinstance(value, types.FunctionType | types.ModuleType | type):
         return False
     kept = callable(value) and inspect.getattr_static(value, "__wrapped__", None) is not None
     return kept or is_plain(value) or isinstance(value, np.ndarray | np.generic | dict)
@@ -281,6 +280,17 @@ def function_of(member: Any) -> Any:
     if isinstance(member, property):
         return member.fget
     return inspect.unwrap(getattr(member, "__func__", member))
+
+
+def is_made_by(function: types.FunctionType, libraries: Collection[str]) -> bool:
+    """Whether a library made it, whatever name `functools.wraps` gave it."""
+    return str(function.__globals__.get("__name__")).partition(".")[0] in libraries
+
+
+def library_name(code: Any) -> str:
+    """By which a class or function of a library's is told."""
+    module = str(getattr(code, "__module__", None) or "builtins").partition(".")[0]
+    return f"{module}:{getattr(code, '__name__', type(code).__name__)}"
 
 
 def is_written(code: Any) -> bool:

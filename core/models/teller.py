@@ -46,9 +46,11 @@ from headstart.models.reflection import (
     in_libraries,
     is_code,
     is_installed,
+    is_made_by,
     is_written,
     kept_by,
     layers_of,
+    library_name,
     lookups,
     names_of,
     other_settings,
@@ -89,6 +91,7 @@ class Teller:
         self._called = Calls(self.libraries)
         self._alive: list[Any] = []  # so that no two objects have the same id
         self._attributes = Attributes(self._is_own)
+        self.may_look_up = self._attributes.add
 
     def value(self, value: Any) -> Any:
         """Any value. Raises UnknownStructure."""
@@ -166,10 +169,10 @@ class Teller:
         )
         if callable(value) and hasattr(value, "__name__") and not bound and self._is_library(value):
             if (owner := owner_of(value, self._is_own)) is not None:
-                return ["method", self._library_name(value), self.value(owner)]
+                return ["method", library_name(value), self.value(owner)]
             if isinstance(value, np.ufunc) and (inside := [*filter(self._holds_own, inside_of(value))]):
                 return ["ufunc", *map(self.value, inside)]
-            return ["library", self._library_name(value), *self._held(value)]
+            return ["library", library_name(value), *self._held(value)]
         match value:
             case dict() | types.MappingProxyType():
                 told = ["dict", [[self.value(key), self.value(entry)] for key, entry in value.items()]]
@@ -203,8 +206,7 @@ class Teller:
         if not hasattr(value, "__dict__") and not slots:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             raise UnknownStructure(f"what an object of {kind} holds is hidden")
-        settings = slots | getattr(value, "__dict__", {})
-        library = self._is_library(type(value))
+        settings, library = slots | getattr(value, "__dict__", {}), self._is_library(type(value))
         held = self._held(value, "_") if library else []
         kind, told = self.code(type(value)), self.attributes(settings, library)
         if not told and library and is_pythons(type(value)):  # as fractions are
@@ -213,8 +215,9 @@ class Teller:
 
     def _private(self, settings: dict[str, Any]) -> Any:
         """All of an object's settings; [] where they cannot be told, as those of locks, which compute nothing."""
-        filled = {name: value for name, value in settings.items() if value is not None}
-        return self._if_told(filled, lambda filled: self.attributes(filled, False))
+        return self._if_told(
+            {n: v for n, v in settings.items() if v is not None}, lambda s: self.attributes(s, False)
+        )
 
     def _if_told(self, value: Any, tell: Callable[[Any], Any] | None = None) -> Any:
         """A value, or what `tell` tells of it; [] where that cannot be told."""
@@ -228,22 +231,28 @@ class Teller:
     def attributes(self, settings: dict[str, Any], library: bool) -> Any:
         """An object's settings, sorted. Of a library's object, what is private or None is left out: the next
         version may have more of both."""
+        self._hold(*settings.values())
         return [
             [name, self.value(setting)]
             for name, setting in sorted(settings.items())
             if not library or (setting is not None and not name.startswith("_"))
         ]
 
+    def _hold(self, *values: Any) -> None:
+        """What is in modules of the program's may be looked up by whatever holds these."""
+        for name, holder, data in data_within(values, self.libraries):
+            self.may_look_up(name, holder, data)
+
     def code(self, code: Any) -> Any:
         """A class or function: its name where it belongs to a library, else its source and what that refers to."""
         if self._is_library(code):
-            return ["library", self._library_name(code), *self._patches(code), *self._held(code)]
+            return ["library", library_name(code), *self._patches(code), *self._held(code)]
         self._look_up(code, code.__name__, code)
         if isinstance(code, type) and (fields := named_tuple_fields(code)) is not None:
             return ["named tuple", code.__name__, fields, self.value(inspect.unwrap(code.__new__).__defaults__)]
         if isinstance(code, type):
             classes = [kind for kind in code.__mro__ if not self._is_library(kind)]
-            bases = [self._library_name(kind) for kind in code.__mro__ if self._is_library(kind)]
+            bases = [library_name(kind) for kind in code.__mro__ if self._is_library(kind)]
             sources = [source_of(kind) for kind in classes]
             changed = self._settings(classes)
             if not is_installed(code):
@@ -258,7 +267,7 @@ class Teller:
             try:
                 return ["function", source_of(code), [], *self._held(code)]
             except UnknownStructure:
-                if not self._is_from_library(code):
+                if not is_made_by(code, self.libraries):
                     raise
                 return ["library", str(code.__globals__.get("__name__")), *self._held(code)]
         self.may_look_up(code.__qualname__, code, vars(code))
@@ -272,16 +281,10 @@ class Teller:
             if not is_installed(kind)
             for name, member in vars(kind).items()
             for layer in layers_of(member)
-            if not self._is_from_library(layer) and not is_installed(layer)
+            if not is_made_by(layer, self.libraries) and not is_installed(layer)
         ]
 
     # ---- what is told only where some code looks it up
-
-    def may_look_up(
-        self, owner: str, holder: Any, settings: Mapping[str, Any], untold: Collection[str] | None = None
-    ) -> None:
-        """See `Attributes.add`."""
-        self._attributes.add(owner, holder, settings, untold)
 
     def looked_up(self) -> list[Any]:
         """The attributes of classes and functions, beside numbers and text, that some of the code looks up; to be
@@ -291,8 +294,8 @@ class Teller:
             for one in found:
                 if isinstance(one.holder, type):
                     self._look_up(one.holder, one.name, one.value)
-                if one.is_untold:
-                    told.append([one.owner, one.name, self.value(one.value)])
+                tell = self._if_told if isinstance(one.holder, types.ModuleType) else self.value
+                told += [[one.owner, one.name, tell(one.value)]] if one.is_untold else []
         for one in self._attributes.taken_anyway():
             self._look_up(one.holder, one.name, one.value)
             told += [[one.owner, one.name, self._if_told(one.value)]] if one.is_untold else []
@@ -403,7 +406,9 @@ class Teller:
         the module computes."""
         if not isinstance(function, types.FunctionType):
             return []
-        if self._is_library(function) and self._is_from_library(function):  # and not called so by functools.wraps
+        if self._is_library(function) and is_made_by(
+            function, self.libraries
+        ):  # and not called so by functools.wraps
             return []
         referred: dict[str, Any] = {}
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -431,11 +436,13 @@ class Teller:
             elif all(holder[name] is not value for value in referred.values()):
                 self._look_up(holder, name, holder[name])
                 referred[f"{holder['__name__']}.{name}"] = holder[name]
+        self._hold(*referred.values())
         referred |= self.registered(names)  # in whatever way the code comes to them
         # `__class__` is what super() needs; the class is told where it stands
         told = [[name, self.value(value)] for name, value in sorted(referred.items()) if name != "__class__"]
         if together:  # it may look up any number of the program's modules, which may have some that change
-            told += [[name, self._if_told(data)] for name, data in data_within(referred.values(), self.libraries)]
+            for name, _, data in data_within(referred.values(), self.libraries):
+                told += [[f"{name}.{entry}", self._if_told(value)] for entry, value in data.items()]
             libraries = [m for m in referred.values() if isinstance(m, types.ModuleType) and self._is_library(m)]
             self.lookups += [Replaceable(vars(m), [*vars(m)], self.is_programs) for m in libraries]
         defaults = (function.__defaults__, function.__kwdefaults__)
@@ -483,16 +490,8 @@ class Teller:
             return getattr(value, "__dict__", None)
         return parts
 
-    def _is_from_library(self, function: types.FunctionType) -> bool:
-        """Whether a library made it, whatever name `functools.wraps` gave it."""
-        return str(function.__globals__.get("__name__")).partition(".")[0] in self.libraries
-
     def _is_library(self, code: Any) -> bool:
         name = code.__name__ if isinstance(code, types.ModuleType) else getattr(code, "__module__", None)
         if name in (None, "builtins") and (isinstance(code, types.FunctionType) or is_written(code)):
             return False  # made by exec, without a module
         return name is None or str(name).partition(".")[0] in self.libraries
-
-    def _library_name(self, code: Any) -> str:
-        module = str(getattr(code, "__module__", None) or "builtins").partition(".")[0]
-        return f"{module}:{getattr(code, '__name__', type(code).__name__)}"

@@ -173,6 +173,61 @@ def lasting(number: float) -> Any:
     return lambda: np.float32(number)
 
 
+def holding(backend: str, module: Any) -> Any:
+    """A network that holds a module of Python's, and multiplies by what is in it."""
+    if backend == "torch":
+        import torch
+
+        class Holds(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                torch.manual_seed(0)
+                self.body, self.held = torch.nn.Linear(6, 5), module
+                self.functions, self.operations = torch.nn.functional, [torch.ops.aten]
+
+            def forward(self, x: Any) -> Any:
+                if x.sum() > 1e9:  # so it is not traced
+                    x = x * 2
+                rows = self.operations[0].tanh(self.functions.gelu(self.body(x)))
+                return rows * self.held.SCALE_small * self.held.block_small()
+
+        return Holds().eval()
+    if backend == "jax":
+        from flax import nnx
+
+        class Has(nnx.Module):
+            def __init__(self) -> None:
+                self.body, self.held = nnx.Linear(6, 5, rngs=nnx.Rngs(0)), module
+
+            def __call__(self, x: Any) -> Any:
+                return self.body(x) * self.held.SCALE_small * self.held.block_small()
+
+        return Has()
+    import keras
+
+    class Layer(keras.layers.Layer):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.held = module
+
+        def call(self, x: Any) -> Any:
+            return x * self.held.SCALE_small * self.held.block_small()
+
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((6,)), keras.layers.Dense(5), Layer()])
+
+
+def test_what_is_in_a_module_that_a_network_holds_is_in_the_key(backend: str, blocks: Any) -> None:
+    digests, features = [], []
+    for scale, block in ((2.0, two), (3.0, two), (2.0, three), (2.0, two)):
+        blocks.SCALE_small, blocks.block_small = scale, block
+        model = hs.wrap(holding(backend, blocks), "its end", example=X, head="linear", classes=2)
+        digests.append(key(model).digest)
+        features.append(hs.forward(model, X, "trunk")["trunk"])
+    assert [digests.index(digest) for digest in digests] == [0, 1, 2, 0]
+    assert relative_error(features[1], features[0] * 1.5) < 1e-5
+
+
 class Loud(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         record.getMessage()
