@@ -247,7 +247,8 @@ def run_backends(
     comparison["versions"] = {name: registry.versions(name) for name in backends}
 
     def add(entry: dict[str, Any]) -> None:
-        add_entry(comparison, entry, val)
+        if not any(entry is row for row in comparison.rows):  # else it has its test scores now
+            add_entry(comparison, entry, val)
         save()
 
     def save() -> None:
@@ -285,6 +286,7 @@ def _run_child(
 ) -> dict[str, str] | None:
     """Run one backend's modes in a child; each entry goes to `add`. Returns what went wrong, if anything."""
     error: dict[str, str] | None = None
+    told = _also_untested(add)
     with tempfile.TemporaryFile() as words:
         child = subprocess.Popen(
             # -P: a folder called torch in the working directory must not be taken for the framework
@@ -302,17 +304,18 @@ def _run_child(
             with contextlib.suppress(BrokenPipeError), child.stdin:
                 child.stdin.write(json.dumps({**asdict(arguments), "backends": [name]}))
             for event in _events(child.stdout):
-                if event["event"] == "row":
-                    add(event["row"])
+                if event["event"] in ("trained", "row"):
+                    event["row"] = told(event)
                 elif event["event"] == "error":
                     error = {"type": event["type"], "message": event["message"]}
                 elif event["event"] == "warning":
                     _warn(event)
+                if event["event"] in ("trained", "warning"):
                     continue
                 listener(event)
             child.wait()
         except KeyboardInterrupt:
-            raise _interrupted(child, add) from None
+            raise _interrupted(child, told) from None
         finally:
             if child.poll() is None:
                 child.kill()
@@ -326,6 +329,26 @@ def _run_child(
                 "message": f"the {name} process ended with {end_text(child.returncode)}; its last words:\n{tail}",
             }
     return error
+
+
+def _also_untested(add: Callable[[dict[str, Any]], None]) -> Callable[[Event], dict[str, Any]]:
+    """`add` for what a child tells: a row that is trained, as soon as it is, since the child may be killed while
+    it scores the test data (for want of memory, say), and the same row with those scores."""
+    untested: list[dict[str, Any]] = []
+
+    def told(event: Event) -> dict[str, Any]:
+        row: dict[str, Any] = event["row"]
+        if event["event"] == "trained":
+            untested.append(row)
+        elif untested:
+            (trained,) = untested
+            untested.clear()
+            trained.update({"test": row["test"]} if "test" in row else {})
+            row = trained
+        add(row)
+        return row
+
+    return told
 
 
 def _warn(event: Event) -> None:
@@ -354,9 +377,9 @@ def _warnings_told(emit: Listener) -> Iterator[None]:
         yield
 
 
-def _interrupted(child: subprocess.Popen[str], add: Callable[[dict[str, Any]], None]) -> KeyboardInterrupt:
+def _interrupted(child: subprocess.Popen[str], told: Callable[[Event], dict[str, Any]]) -> KeyboardInterrupt:
     """Hand Ctrl-C on to the child, give it time to keep its features, and pass on what it says of them. What it
-    had trained goes to `add`: it may have been scoring the test data."""
+    had trained goes to `told`: it may have been scoring the test data."""
     if os.name != "nt":  # Windows has no sessions: there Ctrl-C has come to the child as well
         child.send_signal(signal.SIGINT)
     child.stdin = None  # closed, which communicate() would stumble over
@@ -366,8 +389,8 @@ def _interrupted(child: subprocess.Popen[str], add: Callable[[dict[str, Any]], N
         return KeyboardInterrupt()
     interrupted = KeyboardInterrupt()
     for event in _events((rest or "").splitlines()):
-        if event["event"] == "row":
-            add(event["row"])
+        if event["event"] in ("trained", "row"):
+            told(event)
         elif event["event"] == "error":
             interrupted = ExtractionInterrupted(event["message"])
     return interrupted
@@ -433,6 +456,8 @@ def _run_modes(arguments: CompareArguments, name: str, emit: Listener) -> int:
             with among(arguments.modes):
                 run = fit(model, train, val, backend=name, on_epoch=on_epoch, **settings)
             entry = entry_of(run)
+            if test is not None:
+                emit({"event": "trained", "row": entry})
             try:
                 if test is not None:
                     entry["test"] = run.evaluate(test).as_test(test, train, val)

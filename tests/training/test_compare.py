@@ -46,9 +46,9 @@ def modes_of(backend: str) -> dict[str, list[str]]:
     return {**first, "second": MODES} if backend == "torch" else first
 
 
-def make_images(root: Path, count: int = 20) -> Path:
+def make_images(root: Path, count: int = 20, seed: int = 0) -> Path:
     """Two classes of `count` images: dark and light."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for name, level in (("dark", 0), ("light", 150)):
         (root / name).mkdir(parents=True)
         for i in range(count):
@@ -530,6 +530,40 @@ module.fit = crashing
     assert f"error: {backend}: the {backend} process ended" in err
     assert "warning: the weights have left\n" in err and "as the parent has said" not in err
     assert any(line.split()[:1] == ["cached"] for line in out.splitlines())
+
+
+@pytest.mark.of("torch")  # how a process ends, and what becomes of its rows, is the same for all
+def test_a_child_that_is_killed_while_test_data_are_scored_keeps_what_was_trained(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the system does where memory is short. The row before has its test scores, once."""
+    code = """
+import importlib, signal
+module = importlib.import_module("headstart.training.run")
+evaluate, calls = module.Run.evaluate, []
+def killed(self, *args, **settings):
+    calls.append(self)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate(self, *args, **settings)
+module.Run.evaluate = killed
+"""
+    monkeypatch.setenv("PYTHONPATH", disturbed(tmp_path / "site", code)["PYTHONPATH"])
+    heard: list[str] = []
+    arguments = CompareArguments(
+        data=str(make_images(tmp_path / "photos", 12)),
+        test=str(make_images(tmp_path / "others", 5, seed=1)),
+        model="lenet",
+        size=32,
+        backends=(backend,),
+        modes=("cached", "frozen"),
+        fit={"epochs": 1, "device": "cpu"},
+    )
+    done = comparison.run_backends(arguments, tmp_path / "out", lambda event: heard.append(event["event"]))
+    assert f"signal {int(signal.SIGKILL)}" in done["errors"][backend]["message"]
+    for rows in (done.rows, json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]):
+        assert [(row["mode"], bool(row.get("test"))) for row in rows] == [("cached", True), ("frozen", False)]
+    assert heard.count("row") == 1 and "trained" not in heard
 
 
 @pytest.mark.neutral  # no framework is started
