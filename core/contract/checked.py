@@ -25,6 +25,7 @@ from headstart.contract.programs import Program
 from headstart.contract.recipe import Place, Recipe
 from headstart.contract.room import Room
 from headstart.contract.running import Trainer, Trunk
+from headstart.contract.sizes_of_batches import Sizes
 from headstart.contract.streams import Dtypes, one_by_one
 from headstart.data.rows import count
 from headstart.graph import Graph
@@ -101,7 +102,7 @@ class CheckedBackend(Passing):
         except Exception as error:
             room.check(error, NETWORK, FOR_NETWORK)
             raise
-        return CheckedTrunk(trunk, self.name, graph, params, outputs, self.numpy, room)
+        return CheckedTrunk(trunk, self.name, graph, params, outputs, self.numpy, room, Sizes(graph, place))
 
     def numpy(self, array: Any) -> np.ndarray:
         return cast("np.ndarray", self._inner.numpy(array))
@@ -141,9 +142,11 @@ class CheckedTrunk(Passing):
         outputs: Sequence[str],
         numpy: Callable[[Any], np.ndarray],
         room: Room,
+        sizes: Sizes,
     ) -> None:
         """`numpy`: the backend's, of its arrays."""
         super().__init__(inner)
+        self._sizes = sizes
         self._room, self._halving = room, Halving(room)
         self._backend, self._graph, self._outputs, self._numpy = backend, graph, tuple(outputs), numpy
         self._expected = _expected(graph, params)
@@ -160,9 +163,19 @@ class CheckedTrunk(Passing):
             raise
 
     def _run(self, images: Any) -> dict[str, Any]:
+        pair = self._of_pair(images, self._outputs)
         outputs: dict[str, Any] = self._inner.run(images)
         self._check(_shape_of(images), outputs, self._outputs)
+        if pair is not None:
+            self._sizes.check(count(images), pair, {name: self._numpy(outputs[name]) for name in outputs})
         return outputs
+
+    def _of_pair(self, images: Any, names: Iterable[str]) -> dict[str, np.ndarray] | None:
+        """What a user's module gives for two of these alone, where nobody has looked at so many at once."""
+        if self._known or (pair := self._sizes.pair(images)) is None:
+            return None
+        outputs = self._inner.run(pair)
+        return {name: np.array(self._numpy(outputs[name])) for name in names}
 
     def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
         """DeviceMemoryError where the device has no room for one sample; what it has no room for otherwise is run
@@ -174,10 +187,12 @@ class CheckedTrunk(Passing):
             yield from one_by_one(self._run, self._numpy, batches, dtypes, reuses=True)
             return
         shapes: deque[tuple[int, ...] | None] = deque()
+        pairs: deque[tuple[int, dict[str, np.ndarray] | None]] = deque()
 
         def noted() -> Iterator[Any]:
             for images in batches:
                 shapes.append(_shape_of(images))
+                pairs.append((count(images), self._of_pair(images, dtypes)))
                 yield images
 
         for outputs in self._inner.stream(noted(), dtypes):
@@ -188,6 +203,9 @@ class CheckedTrunk(Passing):
                 if not isinstance(rows, np.ndarray) or rows.dtype not in (np.float32, dtypes[name]):
                     what = f"the trunk's output {name!r}"
                     raise _wrong(self._backend, what, _about(rows), f"float32 or {dtypes[name]}")
+            size, pair = pairs.popleft()
+            if pair is not None:
+                self._sizes.check(size, pair, outputs)
             yield outputs
         if shapes:
             raise _wrong(self._backend, "results of a stream", f"{len(shapes)} fewer", "one for each batch")

@@ -18,21 +18,15 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from headstart.common.errors import SettingError
-from headstart.contract.devices import CPU
-from headstart.contract.recipe import FLOAT32, Place
+from headstart.contract.alike import allowed_among, excess
+from headstart.contract.recipe import Place
 from headstart.data.loader import Batch
 from headstart.data.rows import each, pad
 from headstart.graph import Graph, NativePart
 from headstart.models import Model
-from headstart.models.alike import excess
-from headstart.models.faithful import ROUNDINGS
 from headstart.store.feature_folder import FeatureFolder
 
 GROUP, APART = 16, 6  # so many samples are run together, and so many of them apart
-# What sums in another order may move, by precision; and in float32 on a device that takes other kernels for
-# batches of other sizes.
-ALLOWED = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 0.05}
-ELSEWHERE = 1e-3
 
 Run = Callable[[Batch], Mapping[str, np.ndarray]]
 
@@ -44,19 +38,16 @@ def check_company(
     size: int | None = None,
     apart: int = APART,
     graph: Graph | None = None,
-) -> None:
-    """SettingError where what is computed for a sample depends on the others in its batch.
+) -> Mapping[str, np.ndarray]:
+    """What `run` gives for a batch; SettingError where what is computed for a sample depends on the others in it.
 
     `batch`: real samples. They are run together, and `apart` of them without the others. `run`: runs a batch (an
     array, or a dict of arrays); returns node -> rows. `size`: rows of a run, where code is compiled for one shape:
     batches are filled up with zeros. None: a sample without the others is run in a batch of two. `graph`: what is
     run; its modules may compute in coarser numbers than float32.
     """
-    allowed = ALLOWED[place.precision]
-    if place.precision == FLOAT32 and place.kind != CPU:
-        allowed = ELSEWHERE
     parts = [node.attrs["part"] for node in graph.nodes if node.op == "native"] if graph is not None else []
-    allowed = max([allowed, *(ROUNDINGS * part.rounding for part in parts)])
+    allowed = allowed_among(place, parts)
     inputs = batch.images if size is None else pad(batch.images, size)
     together = run(inputs)
     for k in _apart(batch, apart):
@@ -73,6 +64,7 @@ def check_company(
                     f"(of at most {scale:.3g}), so neither features nor predictions would be the sample's own. "
                     "Look for a branch on the values of a batch, for statistics of the batch"
                 )
+    return together
 
 
 def _beside_nothing(inputs: Any, k: int) -> Any:

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import SettingError
+from headstart.contract.alike import ROUNDINGS, excess
 from headstart.contract.protocol import Backend
 from headstart.contract.running import Trunk
 from headstart.contract.wrapping import Witnessed, Wrapping
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import each
 from headstart.graph import Graph, NativePart, Node, Shape
-from headstart.models.alike import excess
 from headstart.models.endings import ENDINGS, are_bounded, are_shares
 from headstart.models.running import Ran, watched
 from headstart.models.several import STATES
@@ -32,7 +32,6 @@ TRUNK_NODE, HEAD_NODE = "trunk", "head"
 # Repeated runs, and other rows of a batch, move sums by about 1e-6; dropout, noise, batch statistics by far more.
 SAME_OUTPUT = 1e-4
 EPSILON = 2.0**-23  # of float32
-ROUNDINGS = 8  # so many steps of the module's own numbers may its output differ from the copy's
 FARTHER = (1e3, -1e3)  # times as large are features of which logits lie far apart
 FAR = 8.0  # times as large are the numbers of a sample that must not matter to its neighbour
 

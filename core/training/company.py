@@ -4,8 +4,8 @@ on the other samples in the batch.
 An extraction checks its trunk itself (`features.company`). Here the parts are checked that no extraction runs: a
 trunk that runs in every epoch, a module that is trained as a whole, a module that is the head.
 
-Invariant: the check trains nothing and draws none of the training's random numbers. It costs four batches, of the
-evaluation's shape, so that nothing is compiled twice.
+Invariant: the check trains nothing and draws none of the training's random numbers. It costs four batches of the
+evaluation's shape, so that nothing is compiled twice, and once for each size of batches one of two samples.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import numpy as np
 from headstart.contract.protocol import Backend
 from headstart.contract.recipe import Place
 from headstart.contract.running import Trainer
+from headstart.contract.sizes_of_batches import Sizes
 from headstart.data.draws import drawn
 from headstart.data.loader import Batch, batches
+from headstart.data.rows import count, pad
 from headstart.features.company import GROUP, check_company
 from headstart.graph import Graph
 from headstart.training.feature_feeds import Resident, Streamed
@@ -50,9 +52,9 @@ def check_trained(
 
         def run(rows: Any) -> dict[str, np.ndarray]:
             if trunk is None or cut is None:
-                return {"logits": trainer.logits(rows, 0, size)}
+                return {"logits": trainer.logits(rows, 0, count(rows))}
             features = trunk.run(rows)[cut]
-            logits = {"logits": trainer.logits(features, 0, size)} if native else {}
+            logits = {"logits": trainer.logits(features, 0, count(rows))} if native else {}
             return {cut: backend.numpy(features), **logits}
 
     elif native and isinstance(feed, Resident | Streamed):
@@ -62,11 +64,14 @@ def check_trained(
         batch = Batch(feed.features.folder(feed.cut).read(ids), feed.targets[order], ids, order)
 
         def run(rows: Any) -> dict[str, np.ndarray]:
-            return {"logits": trainer.logits(trainer.put(rows), 0, size)}
+            return {"logits": trainer.logits(trainer.put(rows), 0, count(rows))}
 
     else:
         return
-    check_company(batch, run, place, size, APART, whole)
+    together = check_company(batch, run, place, size, APART, whole)
+    sizes = Sizes(graph, place)
+    if native and (pair := sizes.pair(pad(batch.images, size))) is not None:
+        sizes.check(size, run(pair), together)
 
 
 def _size(feed: Feed, val: Feed | None, most: int) -> int:

@@ -11,11 +11,14 @@ import pytest
 
 from headstart.common.errors import BackendError
 from headstart.contract.checked import CheckedTrunk
+from headstart.contract.recipe import Place
 from headstart.contract.room import Room
+from headstart.contract.sizes_of_batches import Sizes
 from headstart.contract.streams import AT_ONCE, is_held, overlapped
 from headstart.graph import Builder
 
 pytestmark = pytest.mark.neutral
+CPU = Place("cpu", "float32")
 WIDE = Room("cpu", lambda error: False)
 F16, F32 = np.dtype(np.float16), np.dtype(np.float32)
 
@@ -60,7 +63,7 @@ def checked(inner: Doubling) -> CheckedTrunk:
     b = Builder()
     graph = b.graph(b.linear("fc", "input", 2, 2))
     params = {"fc.weight": np.zeros((2, 2), np.float32), "fc.bias": np.zeros(2, np.float32)}
-    return CheckedTrunk(inner, "some", graph, params, ["fc"], np.asarray, WIDE)
+    return CheckedTrunk(inner, "some", graph, params, ["fc"], np.asarray, WIDE, Sizes(graph, CPU))
 
 
 def batches() -> list[np.ndarray]:
@@ -98,7 +101,7 @@ def test_several_outputs_are_each_looked_at() -> None:
             return {"one": images, "two": np.zeros((len(images), 3), np.float32)}
 
     params = {name: np.zeros(shape, np.float32) for name, shape in graph.param_shapes().items()}
-    trunk = CheckedTrunk(Two(), "some", graph, params, ["one", "two"], np.asarray, WIDE)
+    trunk = CheckedTrunk(Two(), "some", graph, params, ["one", "two"], np.asarray, WIDE, Sizes(graph, CPU))
     assert set(trunk.run(batches()[0])) == {"one", "two"}
     assert [set(rows) for rows in trunk.stream(batches(), {"two": F16})] == [{"two"}] * 3
 

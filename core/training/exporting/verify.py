@@ -18,11 +18,11 @@ import numpy as np
 
 from headstart.common.errors import ExportError, ExportMismatchError, HeadstartError
 from headstart.common.text import raised_text, shortened
+from headstart.contract.alike import ROUNDINGS
 from headstart.data import Dataset
 from headstart.data.annotations import MULTI, REGRESSION, SINGLE
 from headstart.data.rows import each
 from headstart.models.exporting.parts import HEAD, TRUNK, part_of, texts_of
-from headstart.models.faithful import ROUNDINGS
 from headstart.training.exporting.expected import Expected, expected_of, rows_of
 from headstart.training.exporting.request import Opened, Request
 from headstart.training.exporting.samples import Probes

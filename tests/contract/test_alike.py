@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headstart.models.alike import excess
+from headstart.contract.alike import excess
 
 pytestmark = pytest.mark.neutral
 

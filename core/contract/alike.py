@@ -6,11 +6,30 @@ Invariant: no channel hides behind a larger one. Some networks have channels a t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+
+from headstart.contract.devices import CPU
+from headstart.contract.recipe import FLOAT32, Place
+from headstart.graph import NativePart
 
 CHANNEL = 0.1  # of what a channel holds at most, rounding moves less
 TINY = 2.0**-126  # below float32's normal numbers fewer digits are left, and some processors take them for 0
 FLOOR = 0.1  # of what is allowed of the largest number: what sums of large terms leave in a small channel
+# What sums in another order may move, by precision; and in float32 on a device that takes other kernels for
+# batches of other sizes.
+ALLOWED = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 0.05}
+ELSEWHERE = 1e-3
+ROUNDINGS = 8  # so many steps of a module's own numbers may two outputs of it differ
+
+
+def allowed_among(place: Place, parts: Iterable[NativePart]) -> float:
+    """What rounding may move where batches differ in size, of the largest number. `parts`: users' modules, which
+    may compute in coarser numbers than the place does."""
+    on_device = place.precision == FLOAT32 and place.kind != CPU
+    allowed = ELSEWHERE if on_device else ALLOWED[place.precision]
+    return max([allowed, *(ROUNDINGS * part.rounding for part in parts)])
 
 
 def excess(a: np.ndarray, b: np.ndarray, allowed: float) -> float | None:
