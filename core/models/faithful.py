@@ -220,7 +220,7 @@ def check_steady(first: np.ndarray, again: np.ndarray, witnessed: Witnessed) -> 
 def _check_company(here: str, values: np.ndarray, run: Run, shown: Any) -> None:
     """SettingError unless a sample has the same values in another run, in another row of a batch, and beside other
     numbers. `values`: of the two samples `shown`."""
-    moved = run(each(_behind_a_large_one, shown))
+    moved = _moved_behind(run, shown)
     if moved.shape == values.shape and _excess(values[0], moved[1]) is None:
         return
     # one run in place of four: these only say which it is
@@ -229,7 +229,7 @@ def _check_company(here: str, values: np.ndarray, run: Run, shown: Any) -> None:
     twins = run(each(lambda array: np.stack([array[0], array[0]]), shown))
     _same(here, twins[0], twins[1], "in the next row of the same batch")
     _same(here, values[0], twins[0], "beside another sample")
-    _same(here, values[:1], moved[1:], "behind a sample with larger numbers")
+    _same(here, values[:1], moved[1:], "behind a sample with other numbers")
 
 
 def _check_rows(here: str, values: np.ndarray, run: Run, shown: Any) -> None:
@@ -269,9 +269,22 @@ def _excess(values: np.ndarray, others: np.ndarray, rounding: float = EPSILON) -
     return excess(values.astype(np.float64), others.astype(np.float64), max(SAME_OUTPUT, ROUNDINGS * rounding))
 
 
-def _behind_a_large_one(array: np.ndarray) -> np.ndarray:
-    """The first of two samples in the second row, and the second one, of larger numbers, in the first."""
-    return np.stack([array[1] * array.dtype.type(FAR) if array.dtype.kind == "f" else array[1], array[0]])
+def _moved_behind(run: Run, shown: Any) -> np.ndarray:
+    """What is given for the first of two samples behind another one, in this order."""
+    try:
+        return run(each(_behind_another, shown))
+    except Exception:
+        # It may not take the numbers that are made up where an example is of two equal rows.
+        return run(each(lambda array: np.stack([array[1], array[0]]), shown))
+
+
+def _behind_another(array: np.ndarray) -> np.ndarray:
+    """The first of two samples in the second row, and the second one in the first, of larger numbers, or of others
+    where both are one: whoever gives an example gives one row, or zeros."""
+    other = array[1] * array.dtype.type(FAR) if array.dtype.kind == "f" else array[1]
+    if array.dtype.kind in "fiu" and np.array_equal(other, array[0]):
+        other = np.zeros_like(other) if other.any() else np.ones_like(other)
+    return np.stack([other, array[0]])
 
 
 def _lost_axis(here: str, alone: np.ndarray, several: np.ndarray) -> str:

@@ -114,3 +114,64 @@ def test_sizes_are_looked_at_once(backend: str, monkeypatch: pytest.MonkeyPatch)
         hs.predict(model, X)
         hs.predict(model, X[:1])
     assert checked == [7, 64]
+
+
+def centred(backend: str, of_ids: bool) -> Any:
+    """What takes the mean of a batch away. `of_ids`: of embeddings."""
+    if backend == "torch":
+        import torch
+
+        class Centred(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.body = torch.nn.Embedding(9, 5) if of_ids else torch.nn.Linear(6, 5)
+                self.end = torch.nn.Linear(5, 3)
+
+            def forward(self, x: Any) -> Any:
+                x = self.body(x).mean(1) if of_ids else self.body(x)
+                return self.end(x - x.mean(0))
+
+        return Centred().eval()
+    if backend == "jax":
+        from flax import nnx
+
+        class Centres(nnx.Module):
+            def __init__(self) -> None:
+                rngs = nnx.Rngs(0)
+                self.body = nnx.Embed(9, 5, rngs=rngs) if of_ids else nnx.Linear(6, 5, rngs=rngs)
+                self.end = nnx.Linear(5, 3, rngs=rngs)
+
+            def __call__(self, x: Any) -> Any:
+                x = self.body(x).mean(1) if of_ids else self.body(x)
+                return self.end(x - x.mean(0))
+
+        return Centres()
+    import keras
+
+    class Centre(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x - keras.ops.mean(x, axis=0)
+
+    inputs = keras.Input((6,), dtype="int32" if of_ids else "float32")
+    x = keras.layers.Embedding(9, 5)(inputs) if of_ids else keras.layers.Dense(5)(inputs)
+    x = keras.layers.GlobalAveragePooling1D()(x) if of_ids else x
+    return keras.Model(inputs, keras.layers.Dense(3)(Centre()(x)))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize("kind", ["int32", "float32"])
+def test_statistics_of_the_batch_are_seen_where_an_example_is_of_equal_rows(
+    backend: str, rows: int, value: int, kind: str
+) -> None:
+    example = np.full((rows, 6), value, kind)
+    with pytest.raises(SettingError, match="not deterministic in inference mode"):
+        hs.wrap(centred(backend, kind == "int32"), example=example, name="centred")
+
+
+@pytest.mark.of("torch")
+def test_an_example_of_the_only_number_that_is_taken_will_do(backend: str) -> None:
+    import torch
+
+    net = torch.nn.Sequential(torch.nn.Embedding(1, 5), torch.nn.Flatten(), torch.nn.Linear(30, 3)).eval()
+    assert hs.predict(hs.wrap(net, example=np.zeros((1, 6), np.int64)), np.zeros((2, 6), np.int64)).shape == (2, 3)
