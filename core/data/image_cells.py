@@ -160,7 +160,9 @@ def files_there(
     if not missing:
         return list(range(len(files))), []
     if on_error == "raise" or len(missing) == len(files):
-        first = "; ".join(f"{shortened(files[i], MOST_CHARACTERS)} ({place(i)})" for i in missing[:SHOWN])
+        first = "; ".join(
+            f"{shortened(_as_written(files[i], root), MOST_CHARACTERS)} ({place(i)})" for i in missing[:SHOWN]
+        )
         skip = f", or leave them out: {SKIP}" if len(missing) < len(files) else ""
         raise DataError(
             f"{len(missing):,} of the {len(files):,} files that {frame.name} names "
@@ -171,6 +173,20 @@ def files_there(
     return [i for i in range(len(files)) if i not in gone], [
         Unread(files[i], f"is not there ({place(i)} of {frame.name})") for i in missing
     ]
+
+
+def _as_written(path: str, root: str) -> str:
+    """The path, or the address that the table has there: of its two slashes a path keeps one."""
+    name = _in_table(path, root)
+    return name.replace(":/", "://", 1) if _is_address(name, path) else path
+
+
+def _in_table(path: str, root: str) -> str:
+    return path.removeprefix(joined(root, "x")[:-1])
+
+
+def _is_address(name: str, path: str) -> bool:
+    return URL.match(name) is not None and not is_remote(path)
 
 
 def _written_otherwise(path: str) -> str | None:
@@ -201,7 +217,7 @@ def _there_alike(path: str, alike: Callable[[str], str]) -> str | None:
 
 def _hint(path: str, places: Files, root: str) -> str:
     """What may be wrong with the name of a file that is not there."""
-    name = path.removeprefix(joined(root, "x")[:-1])
+    name = _in_table(path, root)
     if name.startswith(ENCODED):
         return (
             "The cells hold images themselves, as text in base64: make bytes of them, base64.b64decode(cell), and "
@@ -219,7 +235,7 @@ def _hint(path: str, places: Files, root: str) -> str:
         return "The names have backslashes: write them with /"
     if (other := _written_otherwise(path)) is not None:
         return other
-    if URL.match(name) and not is_remote(path):
+    if _is_address(name, path):
         return "They are addresses that are not read here: download them"
     if DRIVE.match(name) or (name == path and path.startswith("/")):
         return (

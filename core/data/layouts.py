@@ -255,6 +255,8 @@ def refuse_file(place: Folder) -> None:
     table = TABLES.get(suffix_of(place.path))
     if table is not None and (remedy != UNPACK or table in ("Excel", "OpenDocument")):
         raise DataError(f"{place} is a table or list ({table}); {expected}: {NO_TABLES}")
+    if remedy == UNPACK and suffix_of(within := Path(place.path).stem) in READ_TABLES:
+        raise DataError(f"{place} is {what}, by its name of a table; unpack it, and name the table: {within}")
     raise DataError(f"{place} is {what or 'a file'}; {expected}" + (f": {remedy}" if remedy else ""))
 
 

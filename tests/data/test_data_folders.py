@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -219,11 +220,13 @@ def test_a_table_an_address_or_a_file_is_said_to_be_one(tmp_path: Path, monkeypa
     with pytest.raises(DataError, match=r"is a table or list \(CSV\).*hs\.data\.table"):
         data.folder("labels.csv")
     Path("photos.zip").write_bytes(b"PK\x03\x04" + bytes(30))
+    Path("more.csv.gz").write_bytes(gzip.compress(b"file,label\na.png,cat\n"))
     picture(Path("a.png"))
     assert data.open_data("./labels.csv").classes == ("cat",)
     for text, reason in {
         "labels.xlsx": r"is a table or list \(Excel\).*hs\.data\.table",
         "photos.zip": "ZIP archive.*unpack it",
+        "more.csv.gz": r"gzip archive, .* of a table; unpack it, and name the table: more\.csv$",
         "a.png": "is one image",
         "hf://pets": "is an address.*hf download",
         "https://example.org/pets.zip": "is an address",

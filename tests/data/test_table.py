@@ -430,7 +430,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "first: row 3"),
     "infinite targets": ("file,y\nant/ant0.png,inf\nbee/bee0.png,-inf\n", {"label": "y"}, "row 1, is inf "
     "\\(and 1 more"),
-    "addresses": ("file,label\nhttps://x/a.png,cat\n", {}, "They are addresses"),
+    "addresses": ("file,label\nhttps://x/a.png,cat\n", {}, "first: https://x/a.png .row 1.*They are addresses"),
     "all gone": ("file,label\nx.png,cat\n", {"on_error": "skip"}, r"1 of the 1 files .* says where they are$"),
     "a web page": ("<!DOCTYPE html>\n<html>\n", {}, "is a web page, and no table"),
     "a pointer": ("version https://git-lfs.github.com/spec/v1\n", {}, "git lfs pull"),
