@@ -33,6 +33,8 @@ from headstart.data.remarks import BLACK
 from headstart.data.signatures import no_image
 
 ORIENTATION = 0x0112  # the EXIF tag
+TURNED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""where Pillow finds the orientation of an image that is no file any more"""
 YCBCR = (1, 2, 3)  # the names that a JPEG's components have in that
 TRUNCATED = ("raise", "keep")
 SAID_OF_HALF = ("truncated", "unexpected end", "end of file", "less than expected", "requires a buffer")
@@ -199,6 +201,13 @@ def pixels_of(image: Image.Image, source: str | Path) -> np.ndarray:
         return np.asarray(image if turn is None else image.transpose(turn))
 
 
+def upright(image: Image.Image, source: str | Path) -> Image.Image:
+    """A Pillow image of any mode, opened from a file or made in memory, as `decode` gives it. Raises `ImageError`
+    as that does."""
+    with _as_image_errors(source):
+        return _upright(image, source)
+
+
 def extent_of(image: Image.Image) -> Extent | None:
     """Of an image that was decoded at a part of its size; None of others. A PNG may bring texts of that name."""
     extent = image.info.get(EXTENT)
@@ -233,7 +242,12 @@ def _upright(image: Image.Image, source: str | Path) -> Image.Image:
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
     turn = UPRIGHT.get(orientation)
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for key in TURNED_BY:  # else who turns it by these turns it once more
+        turned.info.pop(key, None)
+    return turned
 
 
 def _load(image: Image.Image, source: str | Path) -> int:

@@ -26,7 +26,7 @@ from PIL import Image
 from headstart.common.errors import DataError, DataWarning, SettingError, UnknownNameError
 from headstart.data.colours import mend_of
 from headstart.data.dataset import Dataset
-from headstart.data.decode import Jpegs, extent_of
+from headstart.data.decode import Jpegs, extent_of, upright
 from headstart.data.rows import ALONE, described
 from headstart.data.sampling import sampled
 
@@ -157,13 +157,16 @@ class Preprocess:
             )
 
     def apply(self, image: Image.Image, crop: Crop | None = None) -> np.ndarray:
-        """`(size, size, 3)` uint8 of an image of any size.
+        """`(size, size, 3)` uint8 of an image of any size and mode. It is turned as its EXIF orientation says, and
+        scaled to 8 bits where it has more, as files are by `predict`.
 
         Without `crop`: shorter side to `resize` (aspect kept; with `squash` both sides), then the central square.
         With one: that box, resized straight to the square, mirrored where the crop says so.
         """
-        if image.mode != "RGB":
-            image = image.convert("RGB")
+        return np.array(self._square(upright(image, "the image"), crop))  # a copy: asarray would be read-only
+
+    def _square(self, image: Image.Image, crop: Crop | None) -> Image.Image:
+        """What `apply` gives, of an image of mode RGB that is upright."""
         if crop is not None and crop.right > crop.left and crop.bottom > crop.top:
             # Cropped before it is resized: the filter must not see pixels outside the box.
             image = self._resized(_cut(image, crop[:4]), (self.size, self.size))
@@ -171,7 +174,7 @@ class Preprocess:
             image = self._center(image)
         if crop is not None and crop.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.array(image)  # a copy, since asarray would be read-only
+        return image
 
     def _resized(
         self, image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
@@ -216,8 +219,8 @@ class Preprocess:
         return np.empty((n, *self.shape), np.uint8)
 
     def fill(self, rows: np.ndarray, k: int, image: Image.Image, crop: Crop | None = None) -> None:
-        """Write an image to row `k`, see `apply`."""
-        rows[k] = self.apply(image, crop)
+        """Write an image that a data set has decoded to row `k`, see `apply`."""
+        rows[k] = np.asarray(self._square(image if image.mode == "RGB" else image.convert("RGB"), crop))
 
     def jpegs(self, part: float | None = None) -> Jpegs:
         """How JPEGs are decoded: "exact" as libjpeg does, large ones "scaled" at a half, a quarter or an eighth of

@@ -6,16 +6,17 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from headstart.common.errors import DataWarning, SettingError
-from headstart.data import Augment, Crop, Preprocess
+from headstart.data import Augment, Crop, Preprocess, folder
 
 pytestmark = pytest.mark.neutral
 
@@ -33,6 +34,35 @@ def test_known_crop_without_resizing() -> None:
     np.testing.assert_array_equal(cut, values[2:6, 4:8])
     assert cut.dtype == np.uint8
     assert cut.flags.writeable
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_opened_file_is_turned_as_predict_turns_it(tmp_path: Path, orientation: int, kind: str) -> None:
+    """And what a data set has turned is not turned again."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / f"x.{kind.lower()}"
+    noise(80, 60).save(path, kind, exif=exif)
+    preprocess = Preprocess(48, 48)
+    with Image.open(path) as image:
+        expected = preprocess.apply(ImageOps.exif_transpose(image))
+    with Image.open(path) as image:
+        assert np.array_equal(preprocess.apply(image), expected)
+    loaded = folder(tmp_path, classes=["a"]).load(0)[0]
+    assert np.array_equal(preprocess.apply(loaded), expected)
+    assert np.array_equal(preprocess.apply(ImageOps.exif_transpose(loaded)), expected)
+    rows = preprocess.allocate(1)
+    preprocess.fill(rows, 0, loaded)
+    assert np.array_equal(rows[0], expected)
+
+
+def test_grey_of_16_bits_is_scaled(tmp_path: Path) -> None:
+    grey = np.asarray(noise(80, 60).convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as image:
+        assert np.array_equal(Preprocess(48, 48).apply(image), Preprocess(48, 48).apply(Image.fromarray(grey)))
 
 
 def test_empty_box_means_the_central_crop() -> None:
