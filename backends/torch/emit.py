@@ -256,6 +256,9 @@ class Network(nn.Module):
     dict of those nodes instead of the output; in training, with auxiliary outputs, a tuple of the output and
     them."""
 
+    keeps_layout = False
+    """whether a user's module is given maps as they lie in memory; else as torch has them unless it is told"""
+
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> None:
         super().__init__()
         self.graph = graph
@@ -304,7 +307,7 @@ class Network(nn.Module):
         for node, done in graph.steps(self.outputs):
             layer = self.get_submodule(node.name) if node.op in MODULES else FUNCTIONS[node.op](node.attrs)
             given = [values[name] for name in node.inputs]
-            if node.op == "native" and isinstance(given[0], torch.Tensor):
+            if node.op == "native" and isinstance(given[0], torch.Tensor) and not self.keeps_layout:
                 given[0] = given[0].contiguous()
             value = _alone(layer, given[0]) if _is_lone(node, given[0]) else layer(*given)
             values[node.name] = _as_features(value) if node.op == "native" else value

@@ -85,7 +85,7 @@ class FusedNetwork:
             elif node.op in PRODUCTS:
                 call = products.get_submodule(node.name)
                 plain = node.op == "linear" and step.activation is None and not linear
-                call = call if plain else _tried(step, call, dtype)
+                call = call if plain else tried_call(step, call, dtype)
                 call = _in(dtype, call) if self.mixed else call
             else:
                 call = others.get_submodule(node.name) if node.op in MODULES else FUNCTIONS[node.op](node.attrs)
@@ -201,7 +201,7 @@ def works(form: Form) -> bool:
         return right
 
 
-def _tried(step: Step, layer: nn.Module, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+def tried_call(step: Step, layer: nn.Module, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
     """One call where that is possible, which the shape decides; else layer by layer."""
     quick, slow = (_linear if isinstance(layer, nn.Linear) else _conv)(step, layer), _by_layers(step, layer)
     by_shape: dict[torch.Size, Callable[..., torch.Tensor]] = {}

@@ -81,7 +81,7 @@ class Activation:
 TRACED = "headstart_traced"
 
 
-def _is_changed(module: nn.Module) -> bool:
+def is_changed(module: nn.Module) -> bool:
     """Whether its call does more than the forward of its class."""
     changed = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
     return bool(changed) or type(module).__call__ is not nn.Module.__call__
@@ -94,6 +94,17 @@ def _calling(kind: type, call: Call) -> type:
     passed = [f"{name}={name}" for name in parameters] if call.by_name else parameters
     exec(f"def {TRACED}(self, {', '.join(parameters)}):\n    return self({', '.join(passed)})", scope)
     return type(kind)(kind.__name__, (kind,), {TRACED: scope[TRACED], "__module__": kind.__module__})
+
+
+def writes(root: nn.Module, node: fx.Node) -> bool:
+    """Whether a node of a graph of this module changes the first thing that it takes."""
+    if node.op == "call_module":
+        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+    if node.op not in ("call_method", "call_function"):
+        return False
+    name = function_name(node)
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or node.target in IN_PLACE or node.kwargs.get("inplace") is True
 
 
 class Untraceable(Exception):  # noqa: N818 - it is always caught
@@ -233,7 +244,7 @@ class Traced:
             given = argument.name in call.names if call.by_name else place == 0
             if not given and argument.default is not argument.empty:
                 fixed[argument.name] = argument.default
-        if _is_changed(shell):
+        if is_changed(shell):
             fixed = {}
             shell.__class__ = _calling(type(shell), call)
             tracer.traced_func_name = TRACED
@@ -328,7 +339,7 @@ class Traced:
         if node.op == "call_module":
             module = self.tracer.root.get_submodule(str(node.target))
             own = type(module).__module__.startswith("torch.nn.modules")
-            return type(module).__name__ if own and not _is_changed(module) else ""
+            return type(module).__name__ if own and not is_changed(module) else ""
         return function_name(node)
 
     def slice(self, start: fx.Node | None, stop: fx.Node, activation: Activation | None = None) -> fx.Graph:
@@ -356,7 +367,7 @@ class Traced:
         nothing else may be taken."""
         order = list(self.graph.nodes)
         upto = order[: order.index(stop) + 1]
-        writing = [node for node in upto if node is not start and self._writes(node)]
+        writing = [node for node in upto if node is not start and writes(self.tracer.root, node)]
         needed, before = {stop}, 0
         while len(needed) != before:
             before = len(needed)
@@ -365,16 +376,6 @@ class Traced:
                     needed.update(node.all_input_nodes)
             needed.update(node for node in writing if node.all_input_nodes and node.all_input_nodes[0] in needed)
         return needed
-
-    def _writes(self, node: fx.Node) -> bool:
-        """Whether it changes the first thing that it takes."""
-        if node.op == "call_module":
-            return bool(getattr(self.tracer.root.get_submodule(str(node.target)), "inplace", False))
-        if node.op not in ("call_method", "call_function"):
-            return False
-        name = function_name(node)
-        in_place = name.endswith("_") and not name.endswith("__")
-        return in_place or node.target in IN_PLACE or node.kwargs.get("inplace") is True
 
     @property
     def result(self) -> fx.Node | None:
@@ -406,6 +407,18 @@ def _wanted(node: fx.Node, call: Call) -> bool:
     return not str(node.target).startswith("*") and (not call.by_name or node.target in call.names)
 
 
+class Known:
+    """A graph that copies of a part share: nobody changes it."""
+
+    __slots__ = ("graph",)
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+
+    def __deepcopy__(self, memo: Any) -> Known:
+        return self
+
+
 class Part(nn.Module):
     """A slice of a traced module. It runs one graph in inference, and in training the one that was traced in
     training mode, on the same submodules and parameters."""
@@ -418,6 +431,7 @@ class Part(nn.Module):
         for target in sorted(targets, key=lambda path: (path.count("."), path)):
             _graft(source, self, target.split("."))
         self.run = {training: _compiled(graph) for training, graph in graphs.items()}
+        self.known = Known(graphs[False])
 
     def forward(self, x: Any) -> Any:
         batch = tuple(x[name] for name in self.names) if self.names else (x,)

@@ -16,6 +16,7 @@ from headstart.backends.torch.arrays import exact_numpy, from_native, to_native,
 from headstart.backends.torch.devices import autocast, computing, device_of, synchronize
 from headstart.backends.torch.emit import Network
 from headstart.backends.torch.fused import fused
+from headstart.backends.torch.fused_parts import fused_parts
 from headstart.backends.torch.kernels import Tried
 from headstart.backends.torch.streaming import Streaming
 from headstart.contract.recipe import Place
@@ -30,8 +31,12 @@ class TorchTrunk:
     ) -> None:
         self.place, self.device = place, device_of(place)
         self.network = Network(graph, params, outputs).eval().to(self.device).requires_grad_(False)
-        faster = Tried(self.network, place) if place.kind != "cpu" else fused(self.network, place)
-        self.faster: Callable[[Any], dict[str, torch.Tensor]] | None = faster
+        faster: Callable[[Any], dict[str, torch.Tensor]] | None
+        if place.kind != "cpu":
+            faster = Tried(self.network, place)
+        else:
+            faster = fused(self.network, place) or fused_parts(self.network, place)
+        self.faster = faster
         self._streaming: Streaming | None = None
 
     def run(self, images: Any) -> dict[str, torch.Tensor]:

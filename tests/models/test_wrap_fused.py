@@ -1,0 +1,332 @@
+"""Trunks of users' own convolutional networks in PyTorch, on a CPU: by fewer calls, what their own compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.contract import registry
+from headstart.contract.recipe import Place
+from headstart.features.inference import pixel_trunk
+from headstart.models import Model
+
+torch = pytest.importorskip("torch")
+from headstart.backends.torch import fused_parts  # noqa: E402 - needs torch
+from headstart.backends.torch.fused import available  # noqa: E402
+from headstart.backends.torch.trace import Part  # noqa: E402
+
+nn, F = torch.nn, torch.nn.functional
+pytestmark = [
+    pytest.mark.of("torch"),
+    pytest.mark.skipif(not available(torch.float32), reason="this torch has no oneDNN"),
+]
+SIZE, CLASSES = 20, tuple("abc")
+PREPROCESS = hs.Preprocess(SIZE, SIZE, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Net(nn.Module):
+    """A stem, what is tried, and a classifier."""
+
+    def __init__(self, middle: nn.Module, channels: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.middle = middle
+        self.fc = nn.Linear(channels, len(CLASSES))
+
+    def forward(self, x: Any) -> Any:
+        return self.fc(self.middle(self.stem(x)).mean((2, 3)))
+
+
+class Block(nn.Module):
+    def __init__(self, join: Callable[[Any, Any], Any] = lambda out, x: F.relu(out + x)) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.relu, self.join = nn.ReLU(inplace=True), join
+
+    def forward(self, x: Any) -> Any:
+        out = self.relu(self.bn1(self.conv1(x)))
+        return self.join(self.bn2(self.conv2(out)), x)
+
+
+def added_in_place(out: Any, x: Any) -> Any:
+    return F.relu(x.add_(out))
+
+
+def looked_at_before(out: Any, x: Any) -> Any:
+    twice = x * 2
+    return twice + x.add_(out)
+
+
+def taken_later(out: Any, x: Any) -> Any:
+    return torch.cat([out + x, x], 1)[:, 4:12]
+
+
+def rectified_in_place(out: Any, x: Any) -> Any:
+    return torch.cat([F.relu_(out), out + x], 1)[:, :8]
+
+
+def used_twice(out: Any, x: Any) -> Any:
+    return F.relu(out) + out.sigmoid() * x
+
+
+def broadcast(out: Any, x: Any) -> Any:
+    return out + x.mean((2, 3), keepdim=True)
+
+
+def with_alpha(out: Any, x: Any) -> Any:
+    return torch.add(out, x, alpha=3)
+
+
+class ChangedBetween(nn.Module):
+    """The first convolution's input is another one by the time of the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Any) -> Any:
+        out = self.conv(x)
+        F.relu_(x)
+        return out + self.other(x)
+
+
+class Functions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 4, 3, 3))
+        self.scale, self.shift = nn.Parameter(torch.rand(8)), nn.Parameter(torch.randn(8))
+        self.register_buffer("mean", torch.randn(8))
+        self.register_buffer("variance", torch.rand(8))
+
+    def forward(self, x: Any) -> Any:
+        x = F.conv2d(x, self.weight, None, 1, padding=(2, 1), dilation=1, groups=2)
+        x = F.batch_norm(x, self.mean, self.variance, self.scale, self.shift, False, 0.1, 1e-3)
+        return torch.sigmoid(x)
+
+
+class Scaled(nn.Conv2d):
+    """With numbers as large as those at which the two kinds of gelu differ."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.weight.data *= 20
+
+
+class StandardisedWeights(nn.Conv2d):
+    def forward(self, x: Any) -> Any:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class NormThatActs(nn.BatchNorm2d):
+    """As timm has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.SiLU(inplace=True)
+
+    def forward(self, x: Any) -> Any:
+        torch._assert(x.ndim == 4, "expected maps")
+        x = F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1, self.eps
+        )
+        return self.act(self.drop(x))
+
+
+class Viewed(nn.Module):
+    """Refuses maps whose channels lie last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        x = self.conv(x)
+        return x.view(len(x), 8 * SIZE * SIZE)[:, : 8 * SIZE].view(len(x), 8, SIZE, 1)
+
+
+class Looking(Net):
+    """Looks at values, so that it has no graph."""
+
+    def forward(self, x: Any) -> Any:
+        x = super().forward(x)
+        return x if float(x.abs().max()) >= 0 else -x
+
+
+def sequence(*layers: Any) -> Any:
+    return nn.Sequential(*layers)
+
+
+FUSED: dict[str, Callable[[], Any]] = {
+    "a block": Block,
+    "a block, and another": lambda: sequence(Block(), nn.Identity(), nn.Dropout(0.3), Block()),
+    "a sum written over the shortcut": lambda: Block(added_in_place),
+    "that was looked at before": lambda: Block(looked_at_before),
+    "a shortcut that is taken later": lambda: Block(taken_later),
+    "rectified in place, and taken again": lambda: Block(rectified_in_place),
+    "taken twice": lambda: Block(used_twice),
+    "a sum of other shapes": lambda: Block(broadcast),
+    "a sum with a factor": lambda: Block(with_alpha),
+    "an input that changes": ChangedBetween,
+    "functions": Functions,
+    "norms that act": lambda: sequence(nn.Conv2d(8, 8, 3, bias=False), NormThatActs(8), nn.Conv2d(8, 8, 1)),
+    "each channel by itself": lambda: sequence(nn.Conv2d(8, 8, 5, 2, 2, groups=8), nn.BatchNorm2d(8), nn.ReLU6()),
+    "gelu": lambda: sequence(nn.Conv2d(8, 8, 1), nn.GELU(), Scaled(8, 8, 1), nn.GELU("tanh")),
+    "same padding": lambda: sequence(nn.Conv2d(8, 8, 3, padding="same"), nn.ReLU()),
+    "reflected": lambda: sequence(nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
+    "norms without statistics": lambda: sequence(nn.Conv2d(8, 8, 3), nn.InstanceNorm2d(8), nn.ReLU()),
+    "weights that are computed": lambda: sequence(StandardisedWeights(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()),
+    "turned": lambda: sequence(nn.ConvTranspose2d(8, 8, 2, 2), nn.BatchNorm2d(8), nn.ReLU()),
+}
+PLAIN: dict[str, tuple[Callable[[], Any], str]] = {
+    "a view of all of a map": (lambda: Net(Viewed()), "Network"),
+    "no graph": (lambda: Looking(Block()), "_ChannelsLast"),
+}
+
+
+@pytest.fixture(autouse=True)
+def weights() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def wrapped(module: Any, **options: Any) -> Model:
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                tensor.data.copy_(torch.rand(tensor.shape) + 0.2)
+    return hs.wrap(module.eval(), preprocess=PREPROCESS, classes=CLASSES, cut="middle", **options)
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+
+
+def features_of(model: Model, count: int = 19) -> tuple[np.ndarray, Any]:
+    """And the form by which they were computed."""
+    backend = registry.load("torch")
+    trunk = pixel_trunk(model, [model.default_cut], backend, Place("cpu", "float32"))
+    made = backend.numpy(trunk.run(images(count))[model.default_cut])
+    return made, trunk._inner.faster._run
+
+
+def own(module: Any, count: int = 19) -> np.ndarray:
+    x = torch.from_numpy(PREPROCESS.normalise(images(count))).permute(0, 3, 1, 2).contiguous()
+    with torch.no_grad():
+        return np.asarray(module.middle(module.stem(x)).permute(0, 2, 3, 1))
+
+
+def assert_same(features: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fewer_calls_compute_the_same(name: str) -> None:
+    module = Net(FUSED[name]())
+    features, form = features_of(wrapped(module))
+    assert type(form).__name__ == "_Woven"
+    assert_same(features, own(module))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_cannot_be_done_otherwise_is_done_as_it_is(name: str) -> None:
+    make, expected = PLAIN[name]
+    module = make()
+    features, form = features_of(wrapped(module, head="linear"))
+    assert type(form).__name__ == expected
+    assert_same(features, own(module).mean((1, 2)))  # which a fresh classifier takes
+
+
+def test_a_block_is_two_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[Any] = []
+    tried = fused_parts.tried_call
+    monkeypatch.setattr(fused_parts, "tried_call", lambda step, *more: steps.append(step) or tried(step, *more))
+    _, form = features_of(wrapped(Net(Block())))
+    assert [(step.other is not None, step.activation) for step in steps] == [
+        (False, None),  # the stem, which the sum takes as well
+        (False, "relu"),
+        (True, "relu"),
+    ]
+    assert steps[-1].in_place  # over what the stem gave, which nobody takes after that
+    called = [node for part in form.network.modules() if hasattr(part, "known") for node in part.known.graph.nodes]
+    assert any(node.op == "call_module" and "bn" in str(node.target) for node in called)  # the user's own is whole
+
+
+def test_what_is_written_over_is_seen_by_whoever_looks_again() -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Any) -> Any:
+            first = x * 1
+            second = first.add_(self.conv(x))
+            return second * first
+
+    module = Again().eval()
+    part = Part(module, {False: torch.fx.symbolic_trace(module).graph}).eval()
+    x = torch.randn(4, 8, 5, 5)
+    with torch.no_grad():
+        made = fused_parts.Woven(part, x).module(x)
+        torch.testing.assert_close(made, module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Net(Block())
+    model = wrapped(module)
+    folded = fused_parts._folded
+    monkeypatch.setattr(fused_parts, "_folded", lambda layer, scale, shift: folded(layer, scale * 1.01, shift))
+    features, form = features_of(model)
+    assert type(form).__name__ == "_ChannelsLast"
+    assert_same(features, own(module))
+
+
+def test_parameters_stay_what_they_are() -> None:
+    module = Net(Block())
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    model = wrapped(module)
+    before |= {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    held = {name: value.copy() for name, value in model.params.items()}
+    trunk = pixel_trunk(model, [model.default_cut], registry.load("torch"), Place("cpu", "float32"))
+    trunk.run(images(19))
+    for name, value in trunk.params().items():
+        if name in held:
+            np.testing.assert_array_equal(value, held[name])
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_few_images_are_not_worth_it() -> None:
+    module = Net(Block())
+    features, form = features_of(wrapped(module), count=2)
+    assert form is None
+    assert_same(features, own(module, 2))
+
+
+def test_it_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSTART_FUSED", "0")
+    model = wrapped(Net(Block()))
+    trunk = pixel_trunk(model, [model.default_cut], registry.load("torch"), Place("cpu", "float32"))
+    assert trunk._inner.faster is None
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenetv3_small_100", "densenet121"])
+def test_timms_networks(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    network = timm.create_model(name, num_classes=3).eval()
+    model = hs.wrap(network, preprocess=hs.Preprocess(64, 64, "bilinear", (0.5,) * 3, (0.5,) * 3), classes=CLASSES)
+    backend = registry.load("torch")
+    trunk = pixel_trunk(model, [model.default_cut], backend, Place("cpu", "float32"))
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
+    features = backend.numpy(trunk.run(pixels)[model.default_cut])
+    assert type(trunk._inner.faster._run).__name__ == "_Woven"
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        expected = network.forward_head(network.forward_features(x), pre_logits=True)
+    assert_same(features, np.asarray(expected))
