@@ -3,6 +3,7 @@ BACKEND` reads a request a line and answers a line, both JSON.
 
 {"do": "precisions"}              what it is timed in: see `children.precisions_of`
 {"do": "prepare", "model": MODEL, "batch": N}   a network, in place of the one before
+                                  "wrapped": as somebody's own module, which hs.wrap takes;
                                   "unused": S: with such a share of each convolution's filters decayed to 1e-39
 {"do": "run", "which": NAME}      features of 32 images of 224 pixels, or of "batch": N if a network was prepared
                                   so: a precision is ours,
@@ -52,8 +53,11 @@ class Setting:
     def precisions(self) -> list[str]:
         return precisions_of(self.backend)
 
-    def prepare(self, model: str, batch: int = BATCH, unused: float = 0.0) -> None:
+    def prepare(self, model: str, batch: int = BATCH, unused: float = 0.0, wrapped: bool = False) -> None:
         made = hs.model(model, classes=10, size=SIZE)
+        if wrapped:
+            native = self.backend.native(made.graph, made.params)
+            made = hs.wrap(native, preprocess=made.preprocess, classes=made.classes)
         self.network(decayed(made, unused) if unused else made, batch)
 
     def network(self, model: hs.Model, batch: int = BATCH) -> None:

@@ -40,6 +40,54 @@ def child(request: pytest.FixtureRequest) -> Iterator[Child]:
     made.close()
 
 
+WRAPPED = ("resnet18", "mobilenet_v2")
+OF_ITS_OWN = 1.3
+"""times as long as of the zoo's network, at most"""
+
+
+@pytest.mark.skipif("torch" not in BACKENDS, reason="elsewhere a compiler has all of a network")
+@pytest.mark.parametrize("model", WRAPPED)
+def test_a_wrapped_network(benchmark: Any, model: str) -> None:
+    """Beside the same network of the zoo, and beside the module itself, eager."""
+    benchmark.group = f"torch: {BATCH} images of 224 px through {model}, wrapped"
+    wrapped, zoo = Child("torch", "extraction.py"), Child("torch", "extraction.py")
+    wrapped.ask(do="prepare", model=model, wrapped=True)
+    zoo.ask(do="prepare", model=model)
+    asked = {"zoo": (zoo, "float32"), "eager": (zoo, "peer")}
+    seconds: dict[str, list[float]] = {name: [] for name in asked}
+
+    def others() -> None:
+        for name, (child, which) in asked.items():
+            start = time.perf_counter()
+            child.ask(do="run", which=which)
+            seconds[name].append(time.perf_counter() - start)
+
+    run = {"do": "run", "which": "float32"}
+    benchmark.pedantic(wrapped.ask, kwargs=run, setup=others, rounds=ROUNDS, warmup_rounds=1)
+    wrapped.ask(do="run", which="peer")
+    cosine, facts = wrapped.ask(do="cosine", which="float32"), wrapped.ask(do="facts")
+    wrapped.close()
+    zoo.close()
+    assert cosine >= COSINES["float32"]
+    if benchmark.stats is None:
+        pytest.skip("nothing was timed: --benchmark-disable")
+    own, medians = benchmark.stats.stats.median, {name: float(np.median(of[1:])) for name, of in seconds.items()}
+    for name, peer in (("zoo", "the zoo's"), ("eager", PEERS["torch"])):
+        what = f"{model}, wrapped, float32"
+        table.record(
+            f"extraction, {BATCH} images of 224 px",
+            what,
+            own,
+            backend="torch",
+            peer=peer,
+            peers=medians[name],
+            facts=facts,
+        )
+    ratios = f"{medians['eager'] / own:.2f}x as fast as eager, {own / medians['zoo']:.2f} of the zoo's"
+    print(f"\n{model}, wrapped: {ratios}")
+    assert own <= OF_ITS_OWN * medians["zoo"]
+
+
 @pytest.mark.parametrize("model", COLUMNS)
 def test_extraction(benchmark: Any, child: Child, model: str) -> None:
     target = asked_for(child.backend, model)

@@ -108,6 +108,7 @@ class _Woven(_ChannelsLast):
 
     def __init__(self, network: Network, few: torch.Tensor) -> None:
         super().__init__(network, few)
+        self.woven: dict[str, Woven] = {}
         taken: dict[str, torch.Tensor] = {}
         parts = [node.name for node in network.graph.nodes if node.op == "native"]
         handles = [
@@ -124,7 +125,7 @@ class _Woven(_ChannelsLast):
             part = self.network.get_submodule(name)
             if not isinstance(part, Part):
                 raise TypeError("a part has no graph")
-            woven = Woven(part, taken[name])
+            self.woven[name] = woven = Woven(part, taken[name])
             part.run[False] = lambda _, *batch, run=woven.module: run(*batch)
             largest = max(largest, woven.largest)
         self._rows = max(LEAST_ROWS, CACHE_NBYTES // (4 * largest))
@@ -163,8 +164,8 @@ class Woven:
         the places of their calls."""
         for node in list(self.graph.nodes):
             layer = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-            known = type(layer).__module__.startswith("torch.")
-            if isinstance(layer, _BatchNorm) and not known and not is_changed(layer) and len(node.args) == 1:
+            own = isinstance(layer, _BatchNorm) and not _is_torchs(layer) and not is_changed(layer)
+            if own and len(node.args) == 1:
                 _inline(self.module, node, layer)
 
     def _drop_identities(self) -> None:
@@ -259,7 +260,7 @@ class Woven:
         """By what a batch norm multiplies each channel, and what it adds."""
         if node.op == "call_module":
             layer = self.module.get_submodule(str(node.target))
-            if type(layer) is not nn.BatchNorm2d or is_changed(layer) or layer.training:
+            if not _is_torchs(layer) or layer.training:
                 return None
             return _affine(layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps)
         if node.op != "call_function" or node.target is not F.batch_norm:
@@ -298,6 +299,12 @@ class Woven:
         if node.op == "call_method":
             return METHODS.get(str(node.target))
         return "gelu" if node.target is F.gelu else FUNCTIONS.get(node.target)
+
+
+def _is_torchs(layer: Any) -> bool:
+    """Whether it is a norm that runs as torch's does, also one that is derived from it."""
+    same = isinstance(layer, nn.BatchNorm2d) and type(layer).forward is nn.BatchNorm2d.forward
+    return same and not is_changed(layer)
 
 
 class _Call(nn.Module):

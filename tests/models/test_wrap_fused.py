@@ -138,6 +138,13 @@ class NormThatActs(nn.BatchNorm2d):
         return self.act(self.drop(x))
 
 
+class DerivedNorm(nn.BatchNorm2d):
+    """Runs as torch's does."""
+
+    def _check_input_dim(self, input: Any) -> None:
+        assert input.ndim == 4
+
+
 class Viewed(nn.Module):
     """Refuses maps whose channels lie last."""
 
@@ -175,6 +182,7 @@ FUSED: dict[str, Callable[[], Any]] = {
     "an input that changes": ChangedBetween,
     "functions": Functions,
     "norms that act": lambda: sequence(nn.Conv2d(8, 8, 3, bias=False), NormThatActs(8), nn.Conv2d(8, 8, 1)),
+    "a norm derived from torch's": lambda: sequence(nn.Conv2d(8, 8, 3), DerivedNorm(8), nn.ReLU()),
     "each channel by itself": lambda: sequence(nn.Conv2d(8, 8, 5, 2, 2, groups=8), nn.BatchNorm2d(8), nn.ReLU6()),
     "gelu": lambda: sequence(nn.Conv2d(8, 8, 1), nn.GELU(), Scaled(8, 8, 1), nn.GELU("tanh")),
     "same padding": lambda: sequence(nn.Conv2d(8, 8, 3, padding="same"), nn.ReLU()),
@@ -248,14 +256,26 @@ def test_a_block_is_two_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = fused_parts.tried_call
     monkeypatch.setattr(fused_parts, "tried_call", lambda step, *more: steps.append(step) or tried(step, *more))
     _, form = features_of(wrapped(Net(Block())))
+    assert not any("norm" in str(node.target) or "bn" in str(node.target) for node in woven_graph(form).nodes)
     assert [(step.other is not None, step.activation) for step in steps] == [
         (False, None),  # the stem, which the sum takes as well
         (False, "relu"),
         (True, "relu"),
     ]
     assert steps[-1].in_place  # over what the stem gave, which nobody takes after that
-    called = [node for part in form.network.modules() if hasattr(part, "known") for node in part.known.graph.nodes]
-    assert any(node.op == "call_module" and "bn" in str(node.target) for node in called)  # the user's own is whole
+
+
+def test_norms_are_folded_in() -> None:
+    for make in (FUSED["norms that act"], FUSED["a norm derived from torch's"], FUSED["functions"]):
+        _, form = features_of(wrapped(Net(make())))
+        targets = [str(node.target) for node in woven_graph(form).nodes if node.op.startswith("call")]
+        assert [name.startswith("headstart_call") for name in targets] == [True] * len(targets)
+
+
+def woven_graph(form: Any) -> Any:
+    """Of the part that runs."""
+    (woven,) = form.woven.values()
+    return woven.graph
 
 
 def test_what_is_written_over_is_seen_by_whoever_looks_again() -> None:
