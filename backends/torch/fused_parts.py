@@ -273,7 +273,8 @@ class Woven:
             value is None and given.get(name) is not None for name, value in zip(NORM[1:5], found, strict=True)
         ):
             return None
-        return _affine(*found, given.get("eps", 1e-5))
+        mean, variance, weight, bias = found
+        return _affine(mean, variance, weight, bias, given.get("eps", 1e-5))
 
     def _summand(self, node: fx.Node, one: fx.Node) -> fx.Node | None:
         """What a node adds to `one`, of the same shape."""

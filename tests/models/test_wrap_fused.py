@@ -334,19 +334,3 @@ def test_it_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     model = wrapped(Net(Block()))
     trunk = pixel_trunk(model, [model.default_cut], registry.load("torch"), Place("cpu", "float32"))
     assert trunk._inner.faster is None
-
-
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenetv3_small_100", "densenet121"])
-def test_timms_networks(name: str) -> None:
-    timm = pytest.importorskip("timm")
-    network = timm.create_model(name, num_classes=3).eval()
-    model = hs.wrap(network, preprocess=hs.Preprocess(64, 64, "bilinear", (0.5,) * 3, (0.5,) * 3), classes=CLASSES)
-    backend = registry.load("torch")
-    trunk = pixel_trunk(model, [model.default_cut], backend, Place("cpu", "float32"))
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
-    features = backend.numpy(trunk.run(pixels)[model.default_cut])
-    assert type(trunk._inner.faster._run).__name__ == "_Woven"
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
-    with torch.no_grad():
-        expected = network.forward_head(network.forward_features(x), pre_logits=True)
-    assert_same(features, np.asarray(expected))
