@@ -289,9 +289,11 @@ def test_each_module_finds_its_own_framework() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenetv3_small_100", "regnety_002"])
 def test_timms_networks_by_fewer_calls(name: str) -> None:
-    """Of more images than `wrap` looks at, from which on a CPU convolutions and what is behind them are one call."""
+    """Of more images than `wrap` looks at, from which on convolutions and what is behind them are one call."""
     network = timm.create_model(name, num_classes=3).eval()
-    model = hs.wrap(network, preprocess=Preprocess(64, 64, "bilinear", (0.5,) * 3, (0.5,) * 3), classes="abc")
+    model = hs.wrap(
+        network, preprocess=Preprocess(64, 64, "bilinear", (0.5,) * 3, (0.5,) * 3), classes=["a", "b", "c"]
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
     x = model.preprocess.normalise(pixels)
     features = hs.forward(model, x, model.default_cut, backend="torch")[model.default_cut]
