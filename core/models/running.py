@@ -79,6 +79,15 @@ class Ran:
         library = home.partition(".")[0] in self.libraries or is_installed(code)
         return not (made or library or MADE_ANEW in code.co_filename or code.co_name in ("<module>", "__del__"))
 
+    def looking(self) -> Iterator[tuple[types.CodeType, dict[str, Any], list[Any]]]:
+        """Code, its globals and what it closes over."""
+        for number, (code, looks_into) in self.seen.items():
+            yield code, looks_into, [value for kept in self.closed.get(number, ()) for value in kept]
+
+    def is_library(self, module: types.ModuleType) -> bool:
+        """Whether a module is none of the program's."""
+        return module.__name__.partition(".")[0] in self.libraries or is_installed(module)
+
     def replaceable(self, is_own: Callable[[Any], bool]) -> Iterator[Replaceable]:
         """The places in libraries that the functions of theirs which ran stand in."""
         for code, found in self.seen.values():

@@ -12,6 +12,7 @@ from typing import Any
 from blake3 import blake3
 
 from headstart.models.lookups import Lookup
+from headstart.models.renamed import renamed
 from headstart.models.running import Ran, places_of, unknown
 from headstart.models.sources import UnknownStructure
 from headstart.models.teller import Teller
@@ -56,6 +57,8 @@ class Structure(str):
         ran.libraries |= teller.libraries
         told = [teller.ran(function) for function in unknown(ran, self.lookups)]
         structure = Structure.of([self, "ran", told, teller.looked_up()], teller.lookups) if told else self
+        if replaced := renamed(ran.looking(), ran.is_library):
+            structure = structure.extended(["renamed", replaced])
         structure.lookups += [Lookup(*place, teller.inside) for place in places_of(ran)]
         structure.lookups += ran.replaceable(teller.is_programs)
         structure.teller = None
