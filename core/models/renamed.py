@@ -116,11 +116,11 @@ def _bindings(file: str) -> dict[str, list[Any]]:
                     found.setdefault(alias.asname or alias.name, []).append((level, source or "", alias.name))
             case ast.FunctionDef(name=name):
                 found.setdefault(name, []).append({name})
-            case ast.Assign() | ast.AnnAssign():
+            case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 names = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
-                for name in names if node.value is not None else ():
-                    found.setdefault(name, []).append(_words(node.value))
+                for name in names:
+                    found.setdefault(name, []).append(_words(value))
     return found
 
 
