@@ -40,6 +40,7 @@ ACTIVATIONS: Mapping[str, tuple[str, list[float], str]] = {
     "relu6": ("hardtanh", [0.0, 6.0], ""),
     "sigmoid": ("sigmoid", [], ""),
     "silu": ("swish", [], ""),
+    "hard_swish": ("hardswish", [], ""),
     "gelu": ("gelu", [], "none"),
 }
 PLAIN: tuple[str, list[float], str] = ("none", [], "")

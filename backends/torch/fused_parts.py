@@ -33,11 +33,18 @@ from headstart.graph.fuse import Step, allowed
 TRIED_ROWS = 2
 NEAR = 1e-4
 """how far apart two ways to compute a network may be, as a share of its output's length"""
-MODULES: Mapping[type, str] = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.SiLU: "silu", nn.Sigmoid: "sigmoid"}
+MODULES: Mapping[type, str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.SiLU: "silu",
+    nn.Sigmoid: "sigmoid",
+    nn.Hardswish: "hard_swish",
+}
 FUNCTIONS: Mapping[Any, str] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), "relu"),
     F.relu6: "relu6",
     F.silu: "silu",
+    F.hardswish: "hard_swish",
     **dict.fromkeys((torch.sigmoid, F.sigmoid), "sigmoid"),
 }
 METHODS: Mapping[str, str] = {"relu": "relu", "relu_": "relu", "sigmoid": "sigmoid"}

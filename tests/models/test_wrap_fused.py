@@ -185,6 +185,7 @@ FUSED: dict[str, Callable[[], Any]] = {
     "a norm derived from torch's": lambda: sequence(nn.Conv2d(8, 8, 3), DerivedNorm(8), nn.ReLU()),
     "each channel by itself": lambda: sequence(nn.Conv2d(8, 8, 5, 2, 2, groups=8), nn.BatchNorm2d(8), nn.ReLU6()),
     "gelu": lambda: sequence(nn.Conv2d(8, 8, 1), nn.GELU(), Scaled(8, 8, 1), nn.GELU("tanh")),
+    "hard swish": lambda: sequence(nn.Conv2d(8, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 3), nn.Hardswish(True)),
     "same padding": lambda: sequence(nn.Conv2d(8, 8, 3, padding="same"), nn.ReLU()),
     "reflected": lambda: sequence(nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
     "norms without statistics": lambda: sequence(nn.Conv2d(8, 8, 3), nn.InstanceNorm2d(8), nn.ReLU()),
