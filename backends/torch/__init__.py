@@ -23,6 +23,5 @@ DESCRIPTION = Description(
     ),
     onnx=("onnxscript",),
     wraps="a torch.nn.Module",
-    libraries=("lib/libtorch_cpu.so", "lib/libtorch_cuda.so"),
     order=1,
 )

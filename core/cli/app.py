@@ -13,7 +13,6 @@ from typing import Annotated
 
 from cyclopts import App, Group, Parameter
 
-from headstart.cli.ahead import load_ahead
 from headstart.cli.apart import check_apart
 from headstart.cli.arguments import MISTAKE, check_values, warn_of_repeated
 from headstart.cli.command import ARGUMENTS, EVERYWHERE, OTHERS, examples_text
@@ -192,6 +191,5 @@ def _add_options(app: App) -> None:
         check_values((apps[-1], app.meta), words)
         check_apart(words)
         warn_of_repeated((apps[-1], app.meta), words)
-        load_ahead(words)
         code: int | None = app(words)
         return code

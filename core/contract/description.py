@@ -86,9 +86,6 @@ class Description:
     quiet: Mapping[str, str] = field(default_factory=dict)
     """variables of the environment, and what a command sets them to, where they are not set, before the framework
     is imported: against lines on standard error that no setting of it can still stop"""
-    libraries: tuple[str, ...] = ()
-    """the shared libraries that importing the framework spends longest on, below the folder of its package: a
-    command loads them ahead, in this order. Where they are called otherwise, it does not"""
     in_one_heap: bool = False
     """whether a process of ours that trains whole networks with it keeps memory, see `headstart.common.heap`"""
     order: int = 1000
