@@ -177,6 +177,7 @@ OF_A_FIT = ("cli.main", "cli.fit", "training.fit", "training.opening", "training
 ASKED_FOR = (
     *("training.exporting", "training.prediction", "training.solving", "training.nans", "training.checkpoints"),
     *("training.fold_heads", "training.tensorboard", "training.profiling", "models.wrapped", "models.structure"),
+    *("models.faithful", "models.running"),
     *("features.engines.processes", "features.engines.ray_engine", "store.moving", "store.remote"),
 )
 """what it imports where it is asked for, which took a fifth as long again as what it needs"""

@@ -17,6 +17,9 @@ END = "its end"
 BEFORE = "before "
 """and the path of the module's classifier, where nothing in front of it has a name"""
 
+TRUNK_NODE, HEAD_NODE = "trunk", "head"
+"""the nodes of a wrapped model's graph"""
+
 
 @dataclass(frozen=True)
 class WrapRequest:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import CutError, SettingError
+from headstart.contract.wrapping import TRUNK_NODE
 from headstart.data import Arrays
 from headstart.data.augment import Augment
 from headstart.features.company import check_unchanged
 from headstart.features.pooled import with_pools
 from headstart.models import Model
-from headstart.models.faithful import TRUNK_NODE
 from headstart.store.feature_folder import FeatureFolder
 from headstart.store.feature_store import FeatureStore
 from headstart.store.keys import TrunkKey, params_digest, trunk_key

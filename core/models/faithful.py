@@ -20,7 +20,7 @@ from headstart.common.errors import SettingError
 from headstart.contract.alike import ROUNDINGS, excess
 from headstart.contract.protocol import Backend
 from headstart.contract.running import Trunk
-from headstart.contract.wrapping import Witnessed, Wrapping
+from headstart.contract.wrapping import HEAD_NODE, TRUNK_NODE, Witnessed, Wrapping
 from headstart.data import Arrays, Preprocess
 from headstart.data.rows import each
 from headstart.graph import Graph, NativePart, Node, Shape
@@ -28,7 +28,6 @@ from headstart.models.endings import ENDINGS, are_bounded, are_shares
 from headstart.models.running import Ran, watched
 from headstart.models.several import STATES
 
-TRUNK_NODE, HEAD_NODE = "trunk", "head"
 # Repeated runs, and other rows of a batch, move sums by about 1e-6; dropout, noise, batch statistics by far more.
 SAME_OUTPUT = 1e-4
 EPSILON = 2.0**-23  # of float32

@@ -21,7 +21,7 @@ import numpy as np
 from headstart.common.errors import CutError, DataWarning, HeadstartError, SettingError
 from headstart.contract import registry
 from headstart.contract.protocol import Backend
-from headstart.contract.wrapping import BEFORE, Wrapping, WrapRequest
+from headstart.contract.wrapping import BEFORE, HEAD_NODE, TRUNK_NODE, Wrapping, WrapRequest
 from headstart.data import Arrays, Dataset, Preprocess
 from headstart.data.draws import drawn
 from headstart.data.loader import batches
@@ -31,8 +31,6 @@ from headstart.models.classes import published
 from headstart.models.classifiers import Head, check_head, classifier
 from headstart.models.endings import tell_of_rectified
 from headstart.models.faithful import (
-    HEAD_NODE,
-    TRUNK_NODE,
     check_against_original,
     check_real,
     checked_head,
