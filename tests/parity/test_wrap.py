@@ -13,10 +13,13 @@ import pytest
 import timm
 import torch
 from flax import nnx
+from own import key
 from PIL import Image
 from sparing import Trunks
 from torch import nn
 from torchvision import models as tv
+from transformers import ViTConfig, ViTModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import headstart as hs
 from headstart.common.errors import BackendError, CutError
@@ -301,3 +304,26 @@ def test_timms_networks_by_fewer_calls(name: str) -> None:
         maps = network.forward_features(torch.from_numpy(x).permute(0, 3, 1, 2))
         expected = network.forward_head(maps, pre_logits=True).numpy()
     assert relative_error(features, expected) < 1e-5
+
+
+def test_what_a_library_calls_by_a_registry_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    net = ViTModel(ViTConfig(image_size=16, patch_size=8, attn_implementation="sdpa", **sizes)).eval()
+    x = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype("f")
+    original = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def features() -> tuple[str, np.ndarray]:
+        model = hs.wrap(net, preprocess=hs.Preprocess(16, 16), head="linear", classes=2)
+        return key(model).digest, hs.forward(model, x, "trunk")["trunk"]
+
+    def scaled(*given: Any, **settings: Any) -> Any:
+        values, weights = original(*given, **settings)
+        return values * 2, weights
+
+    digest, before = features()
+    with monkeypatch.context() as now:
+        now.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", scaled)
+        other, after = features()
+    assert relative_error(before, after) > 1e-4
+    assert digest != other
+    assert features()[0] == digest
