@@ -186,6 +186,11 @@ def choose(name: str | None = None, home: str | None = None) -> str:
     )
 
 
+_interrupted: set[str] = set()
+"""modules whose import somebody broke off. Frameworks load native libraries once a process, and what they say of a
+second time names neither the cause nor the mend."""
+
+
 def _import(module: str) -> Any:
     """The module, imported without a search for garbage. Next to nothing that is imported becomes garbage, and
     Python looks for it each time that some hundred objects more have come: a fifth of importing TensorFlow."""
@@ -193,6 +198,16 @@ def _import(module: str) -> Any:
     gc.disable()
     try:
         return import_module(module)
+    except KeyboardInterrupt:
+        _interrupted.add(module)
+        raise
+    except Exception as exc:
+        if module in _interrupted:
+            raise BackendError(
+                f"{module} cannot be imported any more ({type(exc).__name__}): its first import was interrupted, "
+                "and its framework stands half loaded. Start Python anew; in a notebook restart the kernel"
+            ) from exc
+        raise
     finally:
         if searches:
             gc.enable()

@@ -20,7 +20,10 @@ EVICTIONS = 10  # so many in a row, each at the very moment of a write, are no c
 # EFBIG: a limit on the size of one file, of the file system or of the process (`ulimit -f`).
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
-_MEND = "set HEADSTART_CACHE to a folder that can be written"
+_MEND = (
+    "set HEADSTART_CACHE to a folder that can be written (one that this user may only read goes into "
+    "HEADSTART_CACHE_SHARED)"
+)
 
 
 def write_atomically(path: Path, chunks: Iterable[Chunk], nbytes: int | None = None) -> None:

@@ -226,3 +226,23 @@ def test_an_unknown_place(device: str, precision: str, text: str) -> None:
 def test_forward_says_so_too(install: Install) -> None:
     with pytest.raises(HeadstartError, match=r"headstart\[torch\]"):
         hs.forward(hs.model("lenet", classes=3), np.zeros((1, 32, 32, 3), np.float32), backend="torch")
+
+
+def test_after_an_interrupted_import_it_says_to_start_python_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody presses stop in a notebook while a framework loads, and runs the cell again: what the framework
+    says of a second time names neither the cause nor the mend."""
+    raised: list[BaseException] = [KeyboardInterrupt(), ImportError("can only be initialized once per process")]
+
+    def import_module(module: str) -> None:
+        raise raised.pop(0)
+
+    monkeypatch.setattr(registry, "import_module", import_module)
+    monkeypatch.setattr(registry, "_interrupted", set())
+    with pytest.raises(KeyboardInterrupt):
+        registry._import("some.backend")
+    with pytest.raises(BackendError, match=r"interrupted.*in a notebook restart the kernel") as caught:
+        registry._import("some.backend")
+    assert isinstance(caught.value.__cause__, ImportError)
+    raised.append(ImportError("of its own"))
+    with pytest.raises(ImportError, match="of its own"):  # nobody broke this one off
+        registry._import("another.backend")
