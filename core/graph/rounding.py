@@ -26,14 +26,18 @@ def in_bfloat16(graph: Graph, params: Mapping[str, np.ndarray]) -> dict[str, np.
     they were, for a backend to cast."""
     rounded = dict(params)
     for node in graph.nodes:
-        if node.op == "conv" and (weight := rounded[name := f"{node.name}.weight"]).shape[1] <= FEW:
-            rounded[name] = _diffused(np.asarray(weight, np.float32))
+        if node.op == "conv":
+            name = f"{node.name}.weight"
+            rounded[name] = of_few_maps(rounded[name])
     return rounded
 
 
-def _diffused(weight: np.ndarray) -> np.ndarray:
-    """`(out, in, h, w)`: what the rounding of a weight leaves goes to the next smaller one of its map, whose own
-    steps are as fine or finer."""
+def of_few_maps(weight: np.ndarray) -> np.ndarray:
+    """A convolution's float32 weight `(out, in, h, w)` where it makes a map of a few: what the rounding of a number
+    leaves goes to the next smaller one of its map, whose own steps are as fine or finer. Else the weight itself."""
+    if weight.shape[1] > FEW:
+        return weight
+    weight = np.asarray(weight, np.float32)
     taps = weight.reshape(-1, weight.shape[2] * weight.shape[3])
     order = np.argsort(-np.abs(taps), axis=1, kind="stable")
     ordered = np.take_along_axis(taps, order, 1)

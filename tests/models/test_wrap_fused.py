@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import headstart as hs
+from headstart.common.machine import cpu_multiplies
 from headstart.contract import registry
 from headstart.contract.recipe import Place
 from headstart.features.inference import pixel_trunk
 from headstart.models import Model
 
 torch = pytest.importorskip("torch")
-from headstart.backends.torch import fused_parts  # noqa: E402 - needs torch
+from headstart.backends.torch import woven  # noqa: E402 - needs torch
 from headstart.backends.torch.fused import available  # noqa: E402
 from headstart.backends.torch.trace import Part  # noqa: E402
 
@@ -123,6 +124,60 @@ class StandardisedWeights(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+class PaddedByItsSize(nn.Conv2d):
+    """Such that each stride has its output, as TensorFlow has it: more on the right and below."""
+
+    def forward(self, x: Any) -> Any:
+        pads = []
+        for side, kernel, stride in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True):
+            missing = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            pads = [missing // 2, missing - missing // 2, *pads]
+        return F.conv2d(F.pad(x, pads, value=self.around()), self.weight, self.bias, self.stride)
+
+    def around(self) -> float:
+        return 0.0
+
+
+class PaddedWithOnes(PaddedByItsSize):
+    def around(self) -> float:
+        return 1.0
+
+
+class TakesMore(nn.Conv2d):
+    """Looks at its input otherwise, too."""
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x - x.mean((1, 2, 3), keepdim=True))
+
+
+class GivesMore(nn.Conv2d):
+    def forward(self, x: Any) -> Any:
+        return 2 * super().forward(x)
+
+
+class ScalesItself(nn.Module):
+    """Writes to a number that only it has, in every run to the same one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8, 3, 3))
+        self.register_buffer("gain", torch.full((8, 1, 1, 1), 2.0))
+
+    def forward(self, x: Any) -> Any:
+        return F.conv2d(x, self.weight * self.gain.clamp_(max=0.5))
+
+
+class InFloat32(nn.Module):
+    """A shortcut of float32 under autocast, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        return x.float() + self.conv(x)
+
+
 class NormThatActs(nn.BatchNorm2d):
     """As timm has it."""
 
@@ -187,6 +242,13 @@ FUSED: dict[str, Callable[[], Any]] = {
     "gelu": lambda: sequence(nn.Conv2d(8, 8, 1), nn.GELU(), Scaled(8, 8, 1), nn.GELU("tanh")),
     "hard swish": lambda: sequence(nn.Conv2d(8, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 3), nn.Hardswish(True)),
     "same padding": lambda: sequence(nn.Conv2d(8, 8, 3, padding="same"), nn.ReLU()),
+    "padded by its size": lambda: sequence(PaddedByItsSize(8, 8, 4, 2), nn.BatchNorm2d(8), nn.ReLU6()),
+    "padded with ones": lambda: sequence(PaddedWithOnes(8, 8, 4, 2), nn.BatchNorm2d(8)),
+    "that takes more": lambda: sequence(TakesMore(8, 8, 3), nn.BatchNorm2d(8)),
+    "that gives more": lambda: sequence(GivesMore(8, 8, 3), nn.BatchNorm2d(8)),
+    "a norm of weights": lambda: sequence(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)), nn.ReLU()),
+    "a number that is written to": ScalesItself,
+    "a sum in float32": InFloat32,
     "reflected": lambda: sequence(nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
     "norms without statistics": lambda: sequence(nn.Conv2d(8, 8, 3), nn.InstanceNorm2d(8), nn.ReLU()),
     "weights that are computed": lambda: sequence(StandardisedWeights(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()),
@@ -217,18 +279,18 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
 
 
-def features_of(model: Model, count: int = 19) -> tuple[np.ndarray, Any]:
+def features_of(model: Model, count: int = 19, precision: str = "float32") -> tuple[np.ndarray, Any]:
     """And the form by which they were computed."""
     backend = registry.load("torch")
-    trunk = pixel_trunk(model, [model.default_cut], backend, Place("cpu", "float32"))
+    trunk = pixel_trunk(model, [model.default_cut], backend, Place("cpu", precision))
     made = backend.numpy(trunk.run(images(count))[model.default_cut])
-    return made, trunk._inner.faster._run
+    return made, next(iter(trunk._inner.faster._by_shape.values()), None)
 
 
 def own(module: Any, count: int = 19) -> np.ndarray:
     x = torch.from_numpy(PREPROCESS.normalise(images(count))).permute(0, 3, 1, 2).contiguous()
     with torch.no_grad():
-        return np.asarray(module.middle(module.stem(x)).permute(0, 2, 3, 1))
+        return np.asarray(module.middle(module.stem(x)).float().permute(0, 2, 3, 1))
 
 
 def assert_same(features: np.ndarray, expected: np.ndarray) -> None:
@@ -243,6 +305,48 @@ def test_fewer_calls_compute_the_same(name: str) -> None:
     assert_same(features, own(module))
 
 
+@pytest.mark.skipif(not cpu_multiplies("bfloat16"), reason="this processor computes in float32 instead")
+@pytest.mark.parametrize("name", [*FUSED, *PLAIN])
+def test_halves_are_as_near_as_autocast(name: str) -> None:
+    """In bfloat16, by the same forms. Whatever batch a sample is in, its numbers are the same."""
+    make, expected = PLAIN.get(name, (lambda: Net(FUSED[name]()), "_Woven"))
+    module = make()
+    model = wrapped(module, **({"head": "linear"} if name in PLAIN else {}))
+    features, form = features_of(model, precision="bfloat16")
+    assert type(form).__name__ == expected
+    alone, _ = features_of(model, 1, "bfloat16")
+    exact = own(module) if name in FUSED else own(module).mean((1, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = own(module)
+    cast = cast if name in FUSED else cast.mean((1, 2))
+    assert np.linalg.norm(features - exact) <= 2 * np.linalg.norm(cast - exact) + 1e-3 * np.linalg.norm(exact)
+    assert np.linalg.norm(features - exact) >= 1e-4 * np.linalg.norm(exact), "it is float32"
+    np.testing.assert_allclose(alone[0], features[0], rtol=0.02, atol=0.01 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize(
+    "name", ["same padding", "padded by its size", "weights that are computed", "a norm of weights"]
+)
+def test_convolutions_of_other_kinds_are_calls(name: str) -> None:
+    _, form = features_of(wrapped(Net(FUSED[name]())))
+    called = [node for node in woven_graph(form).nodes if node.op == "call_module"]
+    assert all(str(node.target).startswith("headstart_call") for node in called) and len(called) == 2
+
+
+def test_another_size_is_looked_at_anew() -> None:
+    """Pads, and which maps are of one shape, hang on it."""
+    module = Net(sequence(PaddedByItsSize(8, 8, 4, 3), Block(broadcast)))
+    model = wrapped(module)
+    backend = registry.load("torch")
+    trunk = pixel_trunk(model, [model.default_cut], backend, Place("cpu", "float32"))
+    for side in (SIZE, SIZE + 1, 3):
+        x = np.random.default_rng(0).integers(0, 256, (5, side, side, 3), np.uint8)
+        made = backend.numpy(trunk._inner.run(x)[model.default_cut])
+        with torch.no_grad():
+            given = torch.from_numpy((x / 127.5 - 1).astype(np.float32)).permute(0, 3, 1, 2)
+            assert_same(made, np.asarray(module.middle(module.stem(given)).permute(0, 2, 3, 1)))
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_what_cannot_be_done_otherwise_is_done_as_it_is(name: str) -> None:
     make, expected = PLAIN[name]
@@ -254,8 +358,8 @@ def test_what_cannot_be_done_otherwise_is_done_as_it_is(name: str) -> None:
 
 def test_a_block_is_two_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[Any] = []
-    tried = fused_parts.tried_call
-    monkeypatch.setattr(fused_parts, "tried_call", lambda step, *more: steps.append(step) or tried(step, *more))
+    tried = woven.tried_call
+    monkeypatch.setattr(woven, "tried_call", lambda step, *more: steps.append(step) or tried(step, *more))
     _, form = features_of(wrapped(Net(Block())))
     assert not any("norm" in str(node.target) or "bn" in str(node.target) for node in woven_graph(form).nodes)
     assert [(step.other is not None, step.activation) for step in steps] == [
@@ -275,8 +379,8 @@ def test_norms_are_folded_in() -> None:
 
 def woven_graph(form: Any) -> Any:
     """Of the part that runs."""
-    (woven,) = form.woven.values()
-    return woven.graph
+    (part,) = form.woven.values()
+    return part.graph
 
 
 def test_what_is_written_over_is_seen_by_whoever_looks_again() -> None:
@@ -294,15 +398,15 @@ def test_what_is_written_over_is_seen_by_whoever_looks_again() -> None:
     part = Part(module, {False: torch.fx.symbolic_trace(module).graph}).eval()
     x = torch.randn(4, 8, 5, 5)
     with torch.no_grad():
-        made = fused_parts.Woven(part, x).module(x)
+        made = woven.Woven(part, x, torch.float32).module(x)
         torch.testing.assert_close(made, module(x), rtol=1e-4, atol=1e-5)
 
 
 def test_what_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     module = Net(Block())
     model = wrapped(module)
-    folded = fused_parts._folded
-    monkeypatch.setattr(fused_parts, "_folded", lambda layer, scale, shift: folded(layer, scale * 1.01, shift))
+    folded = woven.folded
+    monkeypatch.setattr(woven, "folded", lambda layer, scale, shift: folded(layer, scale * 1.01, shift))
     features, form = features_of(model)
     assert type(form).__name__ == "_ChannelsLast"
     assert_same(features, own(module))
