@@ -46,14 +46,17 @@ OF_ITS_OWN = 1.3
 
 
 @pytest.mark.skipif("torch" not in BACKENDS, reason="elsewhere a compiler has all of a network")
+@pytest.mark.parametrize("precision", COSINES)
 @pytest.mark.parametrize("model", WRAPPED)
-def test_a_wrapped_network(benchmark: Any, model: str) -> None:
-    """Beside the same network of the zoo, and beside the module itself, eager."""
-    benchmark.group = f"torch: {BATCH} images of 224 px through {model}, wrapped"
+def test_a_wrapped_network(benchmark: Any, model: str, precision: str) -> None:
+    """Beside the same network of the zoo, and beside the module itself, eager in float32."""
+    benchmark.group = f"torch: {BATCH} images of 224 px through {model}, wrapped, {precision}"
     wrapped, zoo = Child("torch", "extraction.py"), Child("torch", "extraction.py")
+    if precision not in wrapped.ask(do="precisions"):
+        pytest.skip("no bfloat16 here")
     wrapped.ask(do="prepare", model=model, wrapped=True)
     zoo.ask(do="prepare", model=model)
-    asked = {"zoo": (zoo, "float32"), "eager": (zoo, "peer")}
+    asked = {"zoo": (zoo, precision), "eager": (zoo, "peer")}
     seconds: dict[str, list[float]] = {name: [] for name in asked}
 
     def others() -> None:
@@ -62,21 +65,20 @@ def test_a_wrapped_network(benchmark: Any, model: str) -> None:
             child.ask(do="run", which=which)
             seconds[name].append(time.perf_counter() - start)
 
-    run = {"do": "run", "which": "float32"}
+    run = {"do": "run", "which": precision}
     benchmark.pedantic(wrapped.ask, kwargs=run, setup=others, rounds=ROUNDS, warmup_rounds=1)
     wrapped.ask(do="run", which="peer")
-    cosine, facts = wrapped.ask(do="cosine", which="float32"), wrapped.ask(do="facts")
+    cosine, facts = wrapped.ask(do="cosine", which=precision), wrapped.ask(do="facts")
     wrapped.close()
     zoo.close()
-    assert cosine >= COSINES["float32"]
+    assert cosine >= COSINES[precision]
     if benchmark.stats is None:
         pytest.skip("nothing was timed: --benchmark-disable")
     own, medians = benchmark.stats.stats.median, {name: float(np.median(of[1:])) for name, of in seconds.items()}
     for name, peer in (("zoo", "the zoo's"), ("eager", PEERS["torch"])):
-        what = f"{model}, wrapped, float32"
         table.record(
             f"extraction, {BATCH} images of 224 px",
-            what,
+            f"{model}, wrapped, {precision}",
             own,
             backend="torch",
             peer=peer,
@@ -84,7 +86,7 @@ def test_a_wrapped_network(benchmark: Any, model: str) -> None:
             facts=facts,
         )
     ratios = f"{medians['eager'] / own:.2f}x as fast as eager, {own / medians['zoo']:.2f} of the zoo's"
-    print(f"\n{model}, wrapped: {ratios}")
+    print(f"\n{model}, wrapped, {precision}: {ratios}")
     assert own <= OF_ITS_OWN * medians["zoo"]
 
 
