@@ -33,8 +33,9 @@ def in_bfloat16(graph: Graph, params: Mapping[str, np.ndarray]) -> dict[str, np.
 
 
 def of_few_maps(weight: np.ndarray) -> np.ndarray:
-    """A convolution's float32 weight `(out, in, h, w)` where it makes a map of a few: what the rounding of a number
-    leaves goes to the next smaller one of its map, whose own steps are as fine or finer. Else the weight itself."""
+    """A convolution's float32 weight `(out, in, h, w)` where it makes a map of a few: what the rounding of a
+    number leaves goes to the next smaller one of its map, whose own steps are as fine or finer. Else the weight
+    itself."""
     if weight.shape[1] > FEW:
         return weight
     weight = np.asarray(weight, np.float32)
