@@ -154,11 +154,11 @@ class Woven:
         if node.op != "call_function" or node.target is not F.conv2d:
             return None
         given = dict(zip(CONVOLUTION, node.args, strict=False)) | dict(node.kwargs)
-        tensors = {name: self.constants.get(given.get(name)) for name in ("weight", "bias")}
-        if any(tensors[name] is None and given.get(name) is not None for name in tensors):
+        weight, bias = (self.constants.get(given.get(name)) for name in ("weight", "bias"))
+        if weight is None or (bias is None and given.get("bias") is not None):
             return None
         numbers = {name: given[name] for name in CONVOLUTION[3:] if name in given}
-        return None if _holds_nodes(numbers) else layer_of(**tensors, **numbers)
+        return None if _holds_nodes(numbers) else layer_of(weight, bias, **numbers)
 
     def _norm(self, node: fx.Node) -> tuple[torch.Tensor, torch.Tensor] | None:
         """By what a batch norm multiplies each channel, and what it adds."""
