@@ -20,7 +20,7 @@ from pathlib import Path
 
 from headstart.common.errors import DataError, ImageError
 from headstart.common.log import LOG
-from headstart.common.text import first_few
+from headstart.common.text import counted, first_few
 from headstart.data.any_files import files_for
 from headstart.data.file_system import BROKEN, FOLDER, LOCAL, Files, FileSystem, Key
 from headstart.data.formats import BELIEVED
@@ -145,7 +145,12 @@ class Walker:
         if self.doubles:
             raise DataError(f"{named(self.doubles)}. Remove the link, or {skip}")
         if self.strays:
-            more = f" (and {len(self.strays) - 1} more files are no images)" if len(self.strays) > 1 else ""
+            others = len(self.strays) - 1
+            more = (
+                f" (and {counted(others, 'more file')} that {'is no image' if others == 1 else 'are no images'})"
+                if others
+                else ""
+            )
             raise ImageError(
                 self.strays[0].path, f"{self.strays[0].reason}{more}. Move what is no image elsewhere, or {skip}"
             )
