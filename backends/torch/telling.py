@@ -21,6 +21,7 @@ from headstart.backends.torch.stopped import ByName, Reading, Stopping, Until
 from headstart.backends.torch.trace import Call, Part, attribute
 from headstart.backends.torch.writing import Apart
 from headstart.models.hidden import array_digest
+from headstart.models.lookups import Replaceable
 from headstart.models.running import watched
 from headstart.models.structure import Structure
 from headstart.models.teller import Teller
@@ -68,6 +69,8 @@ def told(source: nn.Module, tell: Callable[[Teller], Any]) -> tuple[Structure | 
         return registered.told(teller, value)
 
     teller = Teller(LIBRARIES, special, _inside, registered.is_programs, registered.finding())
+    # its code calls any of them, by names that need not be in it
+    teller.lookups.append(Replaceable(torch.Tensor, dir(torch.Tensor), teller.is_programs))
     return Structure.told_by(teller, tell, type(source).__name__)
 
 

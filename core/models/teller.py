@@ -373,7 +373,8 @@ class Teller:
             for base in kind.__mro__:
                 if base not in self._replaceable and (self._is_library(base) or is_installed(base)):
                     self._replaceable.add(base)
-                    methods = [name for name, member in vars(base).items() if is_code(member)]
+                    # those that it inherits as well, which one put on it would stand before
+                    methods = [n for c in base.__mro__ for n, member in vars(c).items() if is_code(member)]
                     self.lookups.append(Replaceable(base, methods, self.is_programs))
         patched = [["patched", *self._patched[kind]]] if self._patched[kind] else []
         return [*patched, *self._calls(kind)]

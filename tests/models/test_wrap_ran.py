@@ -173,6 +173,51 @@ def lasting(number: float) -> Any:
     return lambda: np.float32(number)
 
 
+def test_a_call_that_is_put_on_a_librarys_class_is_seen(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the class had inherited its own: features of the patched network went under the key of before."""
+    model = wrapped(backend, two)
+    key(model)
+    kind = linear_of(backend)
+    called = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, *args, **more: 2 * called(self, *args, **more))
+    with pytest.raises(HeadstartError, match=r"__call__ was replaced since"):
+        key(model)
+
+
+def linear_of(backend: str) -> Any:
+    if backend == "torch":
+        from torch.nn import Linear
+
+        return Linear
+    if backend == "jax":
+        from flax.nnx import Linear as Linear_
+
+        return Linear_
+    from keras.layers import Dense
+
+    return Dense
+
+
+@pytest.mark.of("torch")
+def test_a_method_that_is_put_on_tensors_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    class Bounded(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = torch.nn.Linear(6, 5), torch.nn.Linear(5, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.fc(self.body(x).tanh() + x[:, :5])
+
+    model = hs.wrap(Bounded().eval(), example=X, classes=2)
+    key(model)
+    before = torch.Tensor.tanh
+    monkeypatch.setattr(torch.Tensor, "tanh", lambda self: 2 * before(self))
+    with pytest.raises(HeadstartError, match=r"Tensor.tanh was replaced since"):
+        key(model)
+
+
 def holding(backend: str, module: Any) -> Any:
     """A network that holds a module of Python's, and multiplies by what is in it."""
     if backend == "torch":
