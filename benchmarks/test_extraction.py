@@ -16,7 +16,7 @@ import pytest
 from children import BACKENDS, Child
 from extraction import BATCH
 from sizes import FULL, bar_of, sized
-from table import TARGETS, no_bfloat16, table
+from table import NO_BFLOAT16, TARGETS, no_bfloat16, table
 
 COLUMNS = {"resnet18": 512, "resnet50": 2048, "vit_small_patch14_dinov2": 384, "convnext_tiny": 768}
 LAYER_NORMS = ("vit_small_patch14_dinov2", "convnext_tiny")
@@ -51,9 +51,9 @@ OF_ITS_OWN = 1.3
 def test_a_wrapped_network(benchmark: Any, model: str, precision: str) -> None:
     """Beside the same network of the zoo, and beside the module itself, eager in float32."""
     benchmark.group = f"torch: {BATCH} images of 224 px through {model}, wrapped, {precision}"
+    if precision == "bfloat16" and no_bfloat16():
+        pytest.skip(NO_BFLOAT16)
     wrapped, zoo = Child("torch", "extraction.py"), Child("torch", "extraction.py")
-    if precision not in wrapped.ask(do="precisions"):
-        pytest.skip("no bfloat16 here")
     wrapped.ask(do="prepare", model=model, wrapped=True)
     zoo.ask(do="prepare", model=model)
     asked = {"zoo": (zoo, precision), "eager": (zoo, "peer")}

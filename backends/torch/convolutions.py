@@ -16,7 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from headstart.backends.torch.arrays import from_numpy
+from headstart.backends.torch.arrays import from_numpy, to_numpy
 from headstart.backends.torch.emit import PaddedConv2d
 from headstart.graph.rounding import of_few_maps
 
@@ -35,15 +35,13 @@ def layer_of(
     groups: int = 1,
     pads: Sequence[int] = (0, 0, 0, 0),
 ) -> nn.Conv2d | None:
-    """With a copy of these numbers, channels-last; None where they are not float32. `pads`: left, right, top and
-    bottom, besides the padding."""
-    if weight.dtype != torch.float32 or (bias is not None and bias.dtype != torch.float32):
+    """With a copy of these numbers, channels-last; None where they are not float32, or something is cut off.
+    `pads`: left, right, top and bottom, besides the padding."""
+    if weight.dtype != torch.float32 or (bias is not None and bias.dtype != torch.float32) or min(pads) < 0:
         return None
     kernel = tuple(weight.shape[2:])
     down, across = _margins(padding, kernel, dilation)
     pads = across[0] + pads[0], across[1] + pads[1], down[0] + pads[2], down[1] + pads[3]
-    if min(pads) < 0:
-        return None
     even = pads[0] == pads[1] and pads[2] == pads[3]
     layer = (nn.Conv2d if even else PaddedConv2d)(
         weight.shape[1] * groups, weight.shape[0], kernel, _pair(stride), (pads[2], pads[0]) if even else 0,
@@ -148,5 +146,5 @@ def folded(layer: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor) -> nn.Con
 def rounded(layer: nn.Conv2d, dtype: torch.dtype) -> nn.Conv2d:
     """The layer itself, in this dtype."""
     if dtype == torch.bfloat16:
-        layer.weight.copy_(from_numpy(of_few_maps(layer.weight.numpy(force=True))))
+        layer.weight.copy_(from_numpy(of_few_maps(to_numpy(layer.weight))))
     return layer.to(dtype)

@@ -17,6 +17,7 @@ from headstart.models import Model
 
 torch = pytest.importorskip("torch")
 from headstart.backends.torch import woven  # noqa: E402 - needs torch
+from headstart.backends.torch.convolutions import found_in  # noqa: E402
 from headstart.backends.torch.fused import available  # noqa: E402
 from headstart.backends.torch.trace import Part  # noqa: E402
 
@@ -143,6 +144,13 @@ class PaddedWithOnes(PaddedByItsSize):
         return 1.0
 
 
+class CutOff(nn.Conv2d):
+    """Loses its input's edges before zeros are around it, which is no smaller padding."""
+
+    def forward(self, x: Any) -> Any:
+        return F.conv2d(F.pad(x, (-1, -1, -1, -1)), self.weight, self.bias, padding=2)
+
+
 class TakesMore(nn.Conv2d):
     """Looks at its input otherwise, too."""
 
@@ -153,6 +161,11 @@ class TakesMore(nn.Conv2d):
 class GivesMore(nn.Conv2d):
     def forward(self, x: Any) -> Any:
         return 2 * super().forward(x)
+
+
+class GivesATuple(nn.Conv2d):
+    def forward(self, x: Any) -> Any:
+        return (super().forward(x),)
 
 
 class ScalesItself(nn.Module):
@@ -333,6 +346,30 @@ def test_convolutions_of_other_kinds_are_calls(name: str) -> None:
     _, form = features_of(wrapped(Net(FUSED[name]())))
     called = [node for node in woven_graph(form).nodes if node.op == "call_module"]
     assert all(str(node.target).startswith("headstart_call") for node in called) and len(called) == 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PaddedByItsSize(8, 4, 4, 3),
+        lambda: nn.Conv2d(8, 4, 4, padding="same", dilation=2),
+        lambda: StandardisedWeights(8, 4, 3, 2, padding=(2, 1), groups=2),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 4, 3, bias=False)),
+    ],
+)
+def test_a_layer_is_found_to_be_a_convolution(make: Callable[[], Any]) -> None:
+    layer, x = make(), torch.randn(2, 8, 11, 9)
+    with torch.no_grad():
+        found = found_in(layer, x.shape)
+        assert found is not None
+        torch.testing.assert_close(found(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [CutOff, PaddedWithOnes, TakesMore, GivesMore, GivesATuple])
+def test_a_layer_that_does_more_is_none(kind: type) -> None:
+    """By itself: where torch.fx traces the layer's code nobody asks what it comes to."""
+    with torch.no_grad():
+        assert found_in(kind(8, 8, 4, stride=3), (2, 8, 11, 9)) is None
 
 
 def test_another_size_is_looked_at_anew() -> None:

@@ -186,16 +186,16 @@ def test_a_call_that_is_put_on_a_librarys_class_is_seen(backend: str, monkeypatc
 
 def linear_of(backend: str) -> Any:
     if backend == "torch":
-        from torch.nn import Linear
+        import torch
 
-        return Linear
+        return torch.nn.Linear
     if backend == "jax":
-        from flax.nnx import Linear as Linear_
+        from flax import nnx
 
-        return Linear_
-    from keras.layers import Dense
+        return nnx.Linear
+    import keras
 
-    return Dense
+    return keras.layers.Dense
 
 
 @pytest.mark.of("torch")
