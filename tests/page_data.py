@@ -67,9 +67,10 @@ def make(root: Path) -> None:
     names = [file.as_posix() for file in flowers]
     parts = ["val" if i % 5 == 0 else "train" for i in range(len(names))]
     rows = [
-        [n, Path(n).parent.name, f"p{i // 2}", part] for i, (n, part) in enumerate(zip(names, parts, strict=True))
+        [n, Path(n).parent.name, f"p{i // 2}", part, i % 3]
+        for i, (n, part) in enumerate(zip(names, parts, strict=True))
     ]
-    table(root / "labels.csv", ["file", "kind", "patient", "part"], rows)
+    table(root / "labels.csv", ["file", "kind", "patient", "part", "fold"], rows)
     colours = ["yellow;white", "yellow", "red;green", "yellow;green", "red"]
     table(root / "tags.csv", ["file", "tags"], [[n, colours[i // EACH]] for i, n in enumerate(names)])
     table(

@@ -65,7 +65,18 @@ ELSEWHERE = {
 EMPTY_OPTION = re.compile(r"--[\w-]+=")
 NONE_OR_ONE = (0, 1)
 """of the values of an option that means something without any"""
-TEXTS = frozenset({"--separator", "--image", "--label", "--split-column", "--group", "--weight-column", "--only"})
+TEXTS = frozenset(
+    {
+        "--separator",
+        "--image",
+        "--label",
+        "--split-column",
+        "--group",
+        "--weight-column",
+        "--fold-column",
+        "--only",
+    }
+)
 """options whose value may be a hyphen: what stands between labels, names of columns and classes"""
 COMMAS = "comma-separated"
 """in the help of options that take several values"""

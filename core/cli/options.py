@@ -180,6 +180,14 @@ class TableOptions:
     weight_column: Annotated[
         str | None, Parameter(help="Of a table: the column of how much a sample counts.", group=TABLE)
     ] = None
+    fold_column: Annotated[
+        str | None,
+        Parameter(
+            help="Of a table: the column that says in which fold of a cross-validation a sample is held out; -1: "
+            "in none.",
+            group=TABLE,
+        ),
+    ] = None
     root: Annotated[
         str | None,
         Parameter(help="Of a table: what its files are relative to. (default: its own folder)", group=TABLE),
@@ -201,6 +209,7 @@ class TableOptions:
             "split": self.split_column,
             "group": self.group,
             "weight": self.weight_column,
+            "fold": self.fold_column,
             "root": self.root,
             "separator": self.separator,
             "task": self.task,
@@ -377,7 +386,7 @@ class EngineOptions:
         return Ray(address=LOCAL, workers=count, gpus_per_worker=1, cpus_per_worker=self.cpus_per_worker)
 
 
-COLUMNS = ("image", "label", "split_column", "group", "weight_column", "root", "separator", "task")
+COLUMNS = ("image", "label", "split_column", "group", "weight_column", "fold_column", "root", "separator", "task")
 """the options of tables, which `TableOptions.columns` puts together"""
 
 SOURCE, TRAINING_SOURCE, TABLE_OPTIONS, DATA_SOURCE = Source(), TrainingSource(), TableOptions(), DataSource()

@@ -76,11 +76,12 @@ def ready(
     options_by_mode([values.get("mode", "cached")], {"seed": seed, **values})
     note_random_weights(source)
     if features is not None:
-        prepared = _saved(source, features, seed, folds)
+        prepared = _saved(source, features, seed, folds, "folds" in values)
     else:
         named = vars(source) | {"head": head_of(source.head), "only": source.classes()}
         named = {name: value for name, value in named.items() if name not in COLUMNS}
-        prepared = model_and_data(**named, columns=source.columns(), cut=cut, cuts=cuts, seed=seed, folds=folds)
+        named |= {"folds": folds, "in_folds": "folds" in values}
+        prepared = model_and_data(**named, columns=source.columns(), cut=cut, cuts=cuts, seed=seed)
     check_outputs(out, nbytes=sum(array.nbytes for array in prepared.model.params.values()))
     if prepared.test is not None:
         warn_of_test_copies(prepared.test, prepared.train, prepared.val)
@@ -88,7 +89,7 @@ def ready(
     return prepared, values
 
 
-def _saved(source: TrainingSource, folder: Path, seed: int, folds: int | None) -> Prepared:
+def _saved(source: TrainingSource, folder: Path, seed: int, folds: int | None, in_folds: bool) -> Prepared:
     from headstart.data import opening
     from headstart.data.summary import say_before
     from headstart.features.loading import load_features
@@ -100,8 +101,8 @@ def _saved(source: TrainingSource, folder: Path, seed: int, folds: int | None) -
     if named := [name for name in OF_IMAGES if getattr(source, name) != getattr(TRAINING_SOURCE, name)]:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in named)
         LOG.warning(
-            "%s with --features %s: said of images, which are not read; features have their labels, groups and "
-            "weights with them",
+            "%s with --features %s: said of images, which are not read; features have their labels, groups, "
+            "folds and weights with them",
             flags,
             folder,
         )
@@ -115,6 +116,7 @@ def _saved(source: TrainingSource, folder: Path, seed: int, folds: int | None) -
         seed=seed,
         split_by=source.split_by,
         folds=folds,
+        in_folds=in_folds,
     )
     name, weights = source.model, source.weights
     if name is None:

@@ -103,7 +103,7 @@ def sweep(
     of_folds = "" if folds is None else f" x {len(folds.values)} folds"
     show(f"{counted(len(result.runs), 'head')}{of_folds}, {how}{pruned}; {result.seconds:.1f} s")
     if folds is not None and not all_diverged:
-        show(f"the best: {folds_line(folds)}; it is trained on all {sum(folds.sizes):,} samples")
+        show(f"the best: {folds_line(folds)}; it is trained on all {folds.samples:,} samples")
     if not all_diverged:
         show(*result.conclusion().lines)
     if saved is not None:

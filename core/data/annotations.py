@@ -21,13 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import SettingError, UnknownNameError
-from headstart.data.names import class_list, normal_all
+from headstart.data.names import class_list, in_order, normal_all
 
 SINGLE, MULTI, REGRESSION = "single", "multi", "regression"
 TASKS = (SINGLE, MULTI, REGRESSION)
 DTYPES = {SINGLE: np.int64, MULTI: np.uint8, REGRESSION: np.float32}
 PARTS = ("train", "val", "test")
 """what the named parts of a data set are called, whatever the folders or the words of a column are"""
+NO_FOLD = "-1"
+"""what the fold of a sample is called that is in none, as in scikit-learn's `PredefinedSplit`"""
 
 Positions = NDArray[np.intp]
 
@@ -49,6 +51,8 @@ class Annotations:
     """`(n,)`, how much a sample counts in training"""
     parts: NDArray[np.int8] | None = None
     """`(n,)`, positions in `PARTS`"""
+    folds: NDArray[np.object_] | None = None
+    """`(n,)` strings: the fold in which a sample is held out; `NO_FOLD`: it never is, and is always trained on"""
 
     def __post_init__(self) -> None:
         labels = np.array(self.labels, DTYPES[self.task])
@@ -56,7 +60,7 @@ class Annotations:
         labels.setflags(write=False)
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "classes", normal_all(self.classes))
-        for name, dtype in (("groups", object), ("weights", np.float32), ("parts", np.int8)):
+        for name, dtype in (("groups", object), ("weights", np.float32), ("parts", np.int8), ("folds", object)):
             if (values := getattr(self, name)) is not None:
                 values = np.array(values, dtype)
                 assert values.shape == (len(labels),), (name, values.shape)
@@ -78,11 +82,20 @@ class Annotations:
             groups=at(self.groups),
             weights=at(self.weights),
             parts=at(self.parts),
+            folds=at(self.folds),
         )
 
     def without_parts(self) -> Annotations:
         """The same of samples that are one part by themselves."""
         return replace(self, parts=None)
+
+    def without_folds(self) -> Annotations:
+        """The same of samples that nobody has put into folds."""
+        return replace(self, folds=None)
+
+    def fold_names(self) -> tuple[str, ...]:
+        """The folds that are held out, each once, as people count: "2" before "10"; () where nobody named any."""
+        return () if self.folds is None else tuple(in_order(set(self.folds.tolist()) - {NO_FOLD}))
 
     def strata(self) -> list[Positions]:
         """The positions of the samples of each class that has any; of several labels a sample is in several, and
@@ -138,7 +151,7 @@ class Annotations:
 
     def same_sample(self, i: int, j: int) -> bool:
         """Whether all that is known of samples i and j here is the same."""
-        others = [values for values in (self.parts, self.groups, self.weights) if values is not None]
+        others = [values for values in (self.parts, self.groups, self.weights, self.folds) if values is not None]
         return self.same_label(i, self, j) and all(values[i] == values[j] for values in others)
 
     def label_text(self, i: int) -> str:

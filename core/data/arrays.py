@@ -19,7 +19,7 @@ from headstart.data.colours import mend_of
 from headstart.data.columns import check_task, is_missing, labels_in
 from headstart.data.dataset import ArraySource, Dataset, ValueSource
 from headstart.data.decode import pixels_of
-from headstart.data.further_columns import groups_in, weights_in
+from headstart.data.further_columns import folds_in, groups_in, weights_in
 from headstart.data.labels import labels_of
 from headstart.data.names import class_list, normal
 from headstart.data.rows import ALONE, count, ordered, unmasked, warn_of_order
@@ -33,6 +33,7 @@ def arrays(
     task: str = SINGLE,
     groups: Any = None,
     weights: Any = None,
+    folds: Any = None,
 ) -> Dataset:
     """Images in memory: uint8 `(n, h, w)` or `(n, h, w, c)` with 1, 3 or 4 channels, or a list of such images and
     of Pillow images, of differing sizes. Alpha is dropped. A Pillow image of any mode is read as its file would
@@ -44,19 +45,27 @@ def arrays(
     be numbered as in `classes` (default: sorted). With `task="multi"`: 0 and 1 as `(n, k)`, of the labels that
     `classes` names, or n lists of names; with `task="regression"`: numbers `(n,)` or `(n, d)`, of the targets that
     `classes` names. The columns of a frame are those of their names. `groups`: n names, of which no split cuts
-    one; `weights`: n numbers of 0 or more. Arrays are not copied; changing a pixel later is an error when the
+    one; `weights`: n numbers of 0 or more; `folds`: n names or numbers, in which fold each is held out, -1: in
+    none (see `table`). Arrays are not copied; changing a pixel later is an error when the
     image is next loaded. Raises `DataError` for anything else: what is masked or missing, bytes that are no UTF-8,
     two names that look the same. A `DataWarning` names classes such as "nan", of missing labels as text.
     """
-    warn_of_order({"the images": images, "labels": labels, "groups": groups, "weights": weights})
+    warn_of_order({"the images": images, "labels": labels, "groups": groups, "weights": weights, "folds": folds})
     values, what = samples_of(images)
-    about = annotations_of(labels, classes, count(values), what, task, groups, weights)
+    about = annotations_of(labels, classes, count(values), what, task, groups, weights, folds)
     source = ArraySource if what == "image" else ValueSource
     return Dataset(source(values, "arrays"), about, "arrays")
 
 
 def annotations_of(
-    labels: Any, classes: Sequence[str] | None, size: int, what: str, task: str, groups: Any, weights: Any
+    labels: Any,
+    classes: Sequence[str] | None,
+    size: int,
+    what: str,
+    task: str,
+    groups: Any = None,
+    weights: Any = None,
+    folds: Any = None,
 ) -> Annotations:
     """What is known of `size` samples, as `arrays` is told it; errors call one e.g. "image". Raises as
     `arrays`."""
@@ -72,7 +81,7 @@ def annotations_of(
         about = _of_task(labels, classes, task, place)
     columns = {
         name: as_list(values, f"the {name}")
-        for name, values in (("groups", groups), ("weights", weights))
+        for name, values in (("groups", groups), ("weights", weights), ("folds", folds))
         if values is not None
     }
     for name, length in {"labels": len(about), **{name: len(values) for name, values in columns.items()}}.items():
@@ -82,6 +91,8 @@ def annotations_of(
         about = replace(about, groups=groups_in("groups", columns["groups"], place))
     if weights is not None:
         about = replace(about, weights=weights_in("weights", columns["weights"], place))
+    if folds is not None:
+        about = replace(about, folds=folds_in("folds", columns["folds"], place))
     return about
 
 

@@ -77,7 +77,23 @@ def warn_of_copies_across(data: Samples, folds: np.ndarray) -> None:
     if leaked:
         _warn(
             f"{_copies(len(leaked), len(data), 'sample')} of samples in another fold, so the folds' "
-            f"figures are too good: {_few(leaked)}. Leave them out, or have copies in one group"
+            f"figures are too good: {_few(leaked)}. Leave them out, or have copies in one "
+            + ("fold" if data.fold_names else "group")
+        )
+    if data.fold_names and data.groups is not None:
+        _warn_of_groups_across(data, folds)
+
+
+def _warn_of_groups_across(data: Samples, folds: np.ndarray) -> None:
+    """A DataWarning for groups that the folds which data came in have cut."""
+    folds_of: dict[str, set[int]] = {}
+    for group, fold in zip(data.groups or (), folds.tolist(), strict=True):
+        folds_of.setdefault(group, set()).add(fold)
+    if cut := [group for group, of in folds_of.items() if len(of) > 1]:
+        _warn(
+            f"{len(cut):,} of {len(folds_of):,} groups have samples in more than one fold of {data.name}, as the "
+            f"group {shown(cut[0])} has, so the folds' figures are too good. Have each group in one fold, or "
+            "leave out the column of folds (fold=, --fold-column), and folds= (--folds) cuts none"
         )
 
 

@@ -1,6 +1,7 @@
-"""The columns of a table beside its labels: the part that a row is in, its group, and how much it counts.
+"""The columns of a table beside its labels: the part that a row is in, its group, its fold, how much it counts.
 
-Invariant: a row that lacks one is an error, and never quietly of a part, a group or a weight that others have.
+Invariant: a row that lacks one is an error, and never quietly of a part, a group, a fold or a weight that others
+have.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import DataError, DataWarning
 from headstart.common.numbers import FLOAT32_LARGEST
-from headstart.data.annotations import PARTS
+from headstart.common.text import listed
+from headstart.data.annotations import NO_FOLD, PARTS
 from headstart.data.columns import NO_NUMBER, TRUTHS, Place, is_missing, number_of, whole_of
 from headstart.data.label_texts import first_comma, warn_of_points
 from headstart.data.labels import MISSING
 from headstart.data.layouts import role_of
-from headstart.data.names import bare, kin, normal, shown
+from headstart.data.names import bare, in_order, kin, normal, shown
 from headstart.data.rounded_ids import warn_of_rounded
 
 IS = re.compile(r"is[ _-]+", re.IGNORECASE)
@@ -92,6 +94,64 @@ def groups_in(column: str, values: Sequence[Any], place: Place) -> np.ndarray:
             stacklevel=6,
         )
     return groups
+
+
+def folds_in(
+    column: str, values: Sequence[Any], place: Place, parts: NDArray[np.int8] | None = None
+) -> np.ndarray:
+    """Object `(n,)`, strings: the fold that each row is held out in, as it is written; -1: in none. `parts`: the
+    part that each row is in, where there are such; folds are of those to train on, and others need none.
+
+    DataError where one is missing, and where the column says train, val or test; DataWarning where some are `kin`,
+    as each is a fold.
+    """
+    folds = np.full(len(values), NO_FOLD, object)
+    for i in range(len(values)) if parts is None else np.flatnonzero(parts == 0).tolist():
+        text = _fold(values[i])
+        if text is None:
+            raise DataError(
+                f"{place(i)} has no fold in column {column!r}; expected one in every row, {NO_FOLD} where a "
+                "sample is never held out and always trained on"
+            )
+        folds[i] = text
+    names = sorted(set(folds.tolist()) - {NO_FOLD})
+    if names and all(role_of(name) in PARTS for name in names):
+        raise DataError(
+            f"column {column!r} says {' and '.join(map(shown, names[:3]))}, which are parts, and no folds; say "
+            "split= (--split-column) in place of fold= (--fold-column)"
+        )
+    warn_of_rounded(values, column, "fold")
+    if alike_folds := kin(names):
+        warnings.warn(
+            f"the folds {alike_folds}, and each is held out by itself: if they are one, write them alike",
+            DataWarning,
+            stacklevel=6,
+        )
+    return folds
+
+
+def _fold(value: Any) -> str | None:
+    """A fold's name; None where it is missing, or called as a missing one is written."""
+    text = "" if is_missing(value) else normal(_text(value).strip())
+    if not text or text in NO_NUMBER or text in MISSING:
+        return None
+    return NO_FOLD if number_of(text) == float(NO_FOLD) else text
+
+
+def folds_named(values: Sequence[Any]) -> set[str]:
+    """The folds that a column names, of whatever rows."""
+    return {name for value in values if (name := _fold(value)) is not None} - {NO_FOLD}
+
+
+def warn_of_lost_folds(folds: Set[str], left: Sequence[str], name: str) -> None:
+    """DataWarning where no sample of some folds is left, as there are then fewer than the column has."""
+    if lost := in_order(folds - set(left)):
+        warnings.warn(
+            f"{name}: no sample of the fold{'s' * (len(lost) > 1)} {listed([*map(shown, lost)])} is left, as "
+            f"all their rows are left out, so there are {len(left)} folds and not {len(folds)}",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def _text(value: Any) -> str:

@@ -23,7 +23,7 @@ from headstart.data.dataset import Dataset
 from headstart.data.decode import read_file
 from headstart.data.encoded import EncodedSource, sound
 from headstart.data.frames import Frame
-from headstart.data.further_columns import groups_in, weights_in
+from headstart.data.further_columns import folds_in, folds_named, groups_in, warn_of_lost_folds, weights_in
 from headstart.data.image_cells import is_empty
 from headstart.data.layouts import role_of
 from headstart.data.left_out import check_on_error
@@ -54,6 +54,7 @@ def huggingface(
     label: str | Sequence[str] | None = None,
     group: str | None = None,
     weight: str | None = None,
+    fold: str | None = None,
     task: str | None = None,
     classes: Sequence[str] | None = None,
     on_error: str = "raise",
@@ -73,7 +74,7 @@ def huggingface(
     check_task(task)
     rows = _Rows(source)
     sets, first = rows.sets, rows.first
-    asked = Columns(image, label, None, group, weight)
+    asked = Columns(image, label, None, group, weight, fold=fold)
     frame = rows.frame
     if image is None and len(of_images := _image_columns(first)) == 1:
         asked = replace(asked, image=of_images[0])
@@ -103,6 +104,8 @@ def huggingface(
     if len(sets) > 1:
         parts = [PARTS.index(part) for part, dataset in sets.items() for _ in range(len(dataset))]
         about = replace(about, parts=np.array(parts, np.int8)[np.array(at, np.int64)])
+    if "fold" in roles:
+        about = replace(about, folds=folds_in(fold or "", values(roles["fold"]), place, about.parts))
     if classes is None:
         if about.task != REGRESSION and _names(first, roles["label"]) is not None:
             check_told_apart([about.classes[k] for k in about.used().tolist()])
@@ -111,7 +114,10 @@ def huggingface(
     if role_of(rows.only) != PARTS[0]:
         said.append(f"{frame.name}: all rows are of one part, {rows.only}; taken in one piece")
     said += rows.left(roles["image"], roles["label"])
-    return sound(rows.images(roles["image"], truncated, at), about, frame.name, skipped, on_error, said)
+    data = sound(rows.images(roles["image"], truncated, at), about, frame.name, skipped, on_error, said)
+    if "fold" in roles and about.parts is None:
+        warn_of_lost_folds(folds_named(rows.values(roles["fold"])), data.fold_names, frame.name)
+    return data
 
 
 def hub_pictures(

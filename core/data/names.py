@@ -20,6 +20,8 @@ from headstart.common.text import listed
 BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 MOST_DIGITS = 99  # of a number that is a name: Python makes none of some thousands
 WHOLE = re.compile(rf"(\d{{1,{MOST_DIGITS}}})(\.0+)?")
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+DIGITS = re.compile(r"([0-9]+)")
 INVISIBLE = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of what shows nothing
 
 
@@ -112,6 +114,18 @@ def kin(names: Iterable[str]) -> str:
         return ""
     more = f", and {len(found) - 1:,} more such" if len(found) > 1 else ""
     return f"{listed([*map(shown, found[0])])} differ in how they are written alone{more}"
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """As people count: "fold 2" before "fold 10", and "-5" before "3"."""
+
+    def key(name: str) -> tuple[Any, ...]:
+        number = float(name) if NUMBER.fullmatch(name) else None
+        digits = [run.lstrip("0") for run in DIGITS.split(name.casefold())]  # every second one is a number
+        parts = tuple((len(run), run) if k % 2 else (0, run) for k, run in enumerate(digits))
+        return (number is None, number or 0.0, parts, name)
+
+    return sorted(names, key=key)
 
 
 def twice(names: Iterable[str]) -> list[str]:

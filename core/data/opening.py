@@ -38,11 +38,13 @@ def opened(
     seed: int = 0,
     split_by: str = "id",
     folds: int | None = None,
+    in_folds: bool = False,
 ) -> Opened:
     """`open_one`: from a name, and the data by whose classes and task it is read (None: its own), to what it
     names. `val`, `test`: names of further data; of such that came in parts that part is taken. `only`: the classes
     to take. `split`, `split_by`: see `Samples.split`, with `seed`. `folds`: into so many the training data will be
-    cut, so that nothing is split off for validation.
+    cut, so that nothing is split off for validation; nor is it of data that came in folds where `in_folds`: these
+    are held out in turn.
 
     Raises SettingError where a name or a share is given for what the data have themselves, and validation data
     or a split beside folds; DataError where further data came in parts without that one; what `open_one`, `only`
@@ -50,15 +52,26 @@ def opened(
     """
     beside = {"--val {} (val=)": val, "--split {} (split=)": split}
     beside["--split-by {} (split_by=)"] = None if split_by == "id" else split_by
-    for option, value in beside.items():
-        if folds is not None and value is not None:
-            raise SettingError(
-                f"{option.format(value)} with --folds {folds} (folds=), which hold out each sample once; leave "
-                "out one"
-            )
+    named = [option.format(value) for option, value in beside.items() if value is not None]
+    if folds is not None and named:
+        raise SettingError(
+            f"{named[0]} with --folds {folds} (folds=), which hold out each sample once; leave out one"
+        )
     whole = open_one(name, None)
     parts = whole.parts
     train = whole.train if parts else whole
+    own_folds = train.annotations.folds is not None
+    if own_folds and not in_folds:
+        raise SettingError(
+            f"--fold-column (fold=) with {name}: what is asked for here holds out one part, and not each fold in "
+            "turn; leave it out. fit and sweep take folds"
+        )
+    if own_folds and named:
+        raise SettingError(
+            f"{named[0]} with --fold-column (fold=), which holds out each fold in turn; leave out one"
+        )
+    if own_folds:
+        train.fold_numbers(folds, seed)  # which tells of one fold alone, and of another number
     held_out: dict[str, Any] = {}
     for part, other in (("val", val), ("test", test)):
         if other is None:
@@ -77,11 +90,13 @@ def opened(
     if held_out["test"] is not None:  # now, and not after the training
         to = Classes(train.classes, train.named_classes, "the training data")
         held_out["test"] = aligned(held_out["test"], "the test data", to)
-    if folds is not None:
+    if folds is not None or own_folds:
         if held_out["val"] is not None:
+            hold_out = "--fold-column (fold=)" if own_folds else f"--folds {folds} (folds=)"
             raise SettingError(
-                f"--folds {folds} (folds=) with {name}, which came with validation data of its own: folds are cut "
-                f"of one set. Name its training part alone, as in --data {name}/train, or leave out --folds"
+                f"{hold_out} with {name}, which came with validation data of its own: folds are cut "
+                f"of one set. Name its training part alone, as in --data {name}/train, or leave out "
+                + ("--fold-column" if own_folds else "--folds")
             )
         return Opened(train, None, held_out["test"])
     if held_out["val"] is not None:

@@ -68,7 +68,7 @@ def joined(
     files: Sequence[str], labels: Sequence[Sequence[Any]], others: Mapping[str, Sequence[Any]], place: Place
 ) -> Joined:
     """Rows with labels each, of which several may name one file. `others`: the further columns, by what they are
-    (split, group, weight), in which the rows of one file must agree: DataError."""
+    (split, group, weight, fold), in which the rows of one file must agree: DataError."""
     first: dict[str, int] = {}  # file -> its place in the result
     result = Joined([], [])
     for i, file in enumerate(files):
@@ -126,12 +126,14 @@ def _mend(about: Annotations, before: int, i: int) -> str:
 
 
 def _said_of(about: Annotations, i: int) -> str:
-    """What a row says: its label, and the part, the group and the weight where rows have such."""
+    """What a row says: its label, and the part, the group, the fold and the weight where rows have such."""
     text = about.label_text(i)
     if about.parts is not None:
         text += f" in {PARTS[int(about.parts[i])]}"
     if about.groups is not None:
         text += f" of group {about.groups[i]!r:.60}"
+    if about.folds is not None:
+        text += f" in fold {about.folds[i]!r:.60}"
     if about.weights is not None:
         text += f" of weight {about.weights[i]:g}"
     return text

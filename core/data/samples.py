@@ -14,7 +14,10 @@ import numpy as np
 
 from headstart.common.errors import DataError, SettingError
 from headstart.data.annotations import PARTS, Annotations
-from headstart.data.splits import Part, folds_of, sides
+from headstart.data.splits import MAX_FOLDS, Part, folds_of, sides
+
+FOLDS = 5
+"""into how many data are cut where nobody says another number"""
 
 
 class Samples(ABC):
@@ -76,6 +79,12 @@ class Samples(ABC):
         """float32 `(n,)`, read-only: how much each sample counts in training; None where all count alike."""
         return self.annotations.weights
 
+    @property
+    def fold_names(self) -> tuple[str, ...]:
+        """The folds that the data came in (`fold=` of `hs.data.table`), as they are written there, "2" before
+        "10"; () where they came in none. `fold_numbers()` says which sample is in which."""
+        return self.annotations.fold_names()
+
     # --- named parts
 
     @property
@@ -113,6 +122,8 @@ class Samples(ABC):
             raise DataError(f"{self.name} has no part {name!r}; it came with {there or 'no samples'}")
         if name not in self._made_parts:  # one object each, of which things are said once
             annotations = self.annotations.rows(rows).without_parts()
+            if name != "train":  # folds are of what is trained on
+                annotations = annotations.without_folds()
             self._made_parts[name] = self._derived(rows, annotations, self.splits)
         return self._made_parts[name]
 
@@ -165,43 +176,83 @@ class Samples(ABC):
         one sample more moves others across.
 
         Raises SettingError for arguments, DataError where nothing would be left for the second part, where a
-        group is larger than either part is to be, and for data that came in parts already.
+        group is larger than either part is to be, and for data that came in parts or folds already.
         """
         self._in_one_piece("split")
+        if self.annotations.folds is not None:
+            raise DataError(
+                f"{self.name} came in {len(self.fold_names)} folds, and is not split: take data.folds(), whose "
+                "pairs are each a split, or data.without_folds().split(0.8)"
+            )
         first, second = sides(
             lambda: self.ids, self.annotations, fraction, seed, by, self.name, earlier=len(self.splits)
         )
         halves = [Part(by, float(fraction), int(seed), side) for side in ("first", "second")]
         return self._rows(first, (*self.splits, halves[0])), self._rows(second, (*self.splits, halves[1]))
 
-    def folds(self, k: int = 5, seed: int = 0) -> list[tuple[Self, Self]]:
-        """k pairs (train, val) for cross-validation: every sample is in exactly one of the `val`.
+    def without_folds(self) -> Self:
+        """The same samples, without the folds that they came in: for a split, or for folds that are drawn."""
+        if self.annotations.folds is None:
+            return self
+        return self._derived(np.arange(len(self)), self.annotations.without_folds(), self.splits)
+
+    def folds(self, k: int | None = None, seed: int = 0) -> list[tuple[Self, Self]]:
+        """k pairs (train, val) for cross-validation: every sample is in exactly one of the `val`. None: five; of
+        data that came in folds (`fold=` of `hs.data.table`) just those, in the order of `fold_names`, where
+        samples of fold -1 are in each `train` and in no `val`.
 
         A sample's fold is a digest of its id and `seed`, or of its group's name, so it stays where the data grow;
         folds are therefore only about of one size. No `val` is empty, and a class of two different samples (or
         groups) or more is never in one fold alone, of several labels where that can be had; for that a small class
         may give one away.
 
-        Raises SettingError for arguments, DataError where there are fewer different samples (or groups) than
-        folds, and for data that came in parts already.
+        Raises SettingError for arguments, and for another k than the number of folds that the data came in;
+        DataError where there are fewer different samples (or groups) than folds, and for data that came in parts
+        already, or in one fold.
         """
-        numbers, pairs = self.fold_numbers(k, seed), []
-        for number in range(k):
+        numbers, pairs, names = self.fold_numbers(k, seed), [], self.fold_names
+        count = len(names) or (FOLDS if k is None else int(k))
+        one_piece = self.without_folds()
+        for number in range(count):
             held_out = numbers == number
-            about: dict[str, Any] = {"fraction": 1 - 1 / k, "seed": int(seed), "fold": number, "folds": int(k)}
+            about: dict[str, Any] = {"fraction": 1 - 1 / count, "seed": int(seed), "fold": number, "folds": count}
+            if names:
+                about |= {"fraction": 1 - float(held_out.mean()), "seed": 0, "name": names[number]}
             train_part, val_part = (Part("fold", side=side, **about) for side in ("first", "second"))
-            train = self._rows(np.flatnonzero(~held_out), (*self.splits, train_part))
-            pairs.append((train, self._rows(np.flatnonzero(held_out), (*self.splits, val_part))))
+            train = one_piece._rows(np.flatnonzero(~held_out), (*self.splits, train_part))
+            pairs.append((train, one_piece._rows(np.flatnonzero(held_out), (*self.splits, val_part))))
         return pairs
 
-    def fold_numbers(self, k: int = 5, seed: int = 0) -> np.ndarray:
-        """int64 `(n,)`: in which of the `val` of `folds(k, seed)` each sample is, from 0. Raises what `folds`
-        does."""
+    def fold_numbers(self, k: int | None = None, seed: int = 0) -> np.ndarray:
+        """int64 `(n,)`: in which of the `val` of `folds(k, seed)` each sample is, from 0; -1: in none, as of data
+        that came in folds some may be. Raises what `folds` does."""
         self._in_one_piece("cut into folds")
+        if self.annotations.folds is not None:
+            return self._own_fold_numbers(k)
+        k = FOLDS if k is None else k
         numbers = np.empty(len(self), np.int64)
         for number, members in enumerate(folds_of(lambda: self.ids, self.annotations, k, seed, self.name)):
             numbers[members] = number
         return numbers
+
+    def _own_fold_numbers(self, k: int | None) -> np.ndarray:
+        """The same of data that came in folds."""
+        assert self.annotations.folds is not None
+        names = self.fold_names
+        if not 2 <= len(names) <= MAX_FOLDS:
+            there = f"the fold {names[0]!r} alone" if len(names) == 1 else f"{len(names):,} folds"
+            raise DataError(
+                f"{self.name} came in {there}, of which each is held out in turn; expected 2 to {MAX_FOLDS} (of "
+                "one part that validates, say split=, --split-column)"
+            )
+        if k is not None and k != len(names):
+            raise SettingError(
+                f"{k!r} folds of {self.name}, which came in {len(names)} (fold=, --fold-column): leave out the "
+                "number (folds=, --folds), or the column; data.without_folds() forgets it"
+            )
+        place = {name: number for number, name in enumerate(names)}
+        folds = self.annotations.folds.tolist()
+        return np.fromiter((place.get(name, -1) for name in folds), np.int64, len(folds))
 
     def _in_one_piece(self, action: str) -> None:
         if (of := self.annotations.parts) is not None:

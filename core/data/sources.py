@@ -83,7 +83,7 @@ def open_data(
         asked = columns.only("label", "task", "separator", kind="a tar")
         return tar_set(text, **asked, classes=classes, implied=True, **how)
     if is_saved_hub_set(path):
-        asked = columns.only("image", "label", "group", "weight", "task", kind="a saved data set")
+        asked = columns.only("image", "label", "group", "weight", "fold", "task", kind="a saved data set")
         return huggingface(path, **asked, classes=classes, **how)
     if path.suffix.lower() in KINDS and not os.path.lexists(path):
         raise DataError(f"there is no table {text} here; check the path")

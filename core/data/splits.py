@@ -53,6 +53,8 @@ class Part:
     fold: int | None = None
     """of `folds`: which of them was held out, from 0"""
     folds: int | None = None
+    name: str | None = None
+    """what the fold is called, where the data came with folds; `seed` is then 0, and nothing was drawn"""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -64,8 +66,11 @@ class Part:
         by, side = saved["by"], saved["side"]
         if by not in (*WAYS, "fold") or side not in SIDES:
             raise ValueError(f"no part of a split: {saved!r:.200}")
-        numbers = (int(saved["fold"]), int(saved["folds"])) if by == "fold" else (None, None)
-        return cls(by, float(saved["fraction"]), int(saved["seed"]), side, *numbers)
+        of_fold: dict[str, Any] = {}
+        if by == "fold":
+            of_fold = {"fold": int(saved["fold"]), "folds": int(saved["folds"])}
+            of_fold["name"] = None if saved.get("name") is None else str(saved["name"])
+        return cls(by, float(saved["fraction"]), int(saved["seed"]), side, **of_fold)
 
 
 def sides(

@@ -16,7 +16,7 @@ import numpy as np
 
 from headstart.common.log import LOG
 from headstart.common.text import counted, printable
-from headstart.data.annotations import MULTI, REGRESSION
+from headstart.data.annotations import MULTI, NO_FOLD, REGRESSION
 from headstart.data.names import alike, shown
 from headstart.data.remarks import GRAVE
 
@@ -130,13 +130,20 @@ def _labels(*parts: Any) -> str:
 
 
 def _more(*parts: Any) -> str:
-    """Groups and weights, where there are such."""
+    """Groups, folds and weights, where there are such."""
     text = ""
     if (groups := [data.groups for data in parts])[0] is not None:
         counts = Counter(name for names in groups for name in names).values()
         least, most = min(counts, default=0), max(counts, default=0)
         sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         text += f"; in {counted(len(counts), 'group')} of {sizes}"
+    if len(parts) == 1 and (names := parts[0].fold_names):
+        whole = parts[0].train if parts[0].parts else parts[0]
+        folds: Counter[str] = Counter(whole.annotations.folds.tolist())
+        least, most = min(folds[name] for name in names), max(folds[name] for name in names)
+        sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        text += f"; in {counted(len(names), 'fold')} of {sizes}"
+        text += f", and {never:,} that are never held out" if (never := folds[NO_FOLD]) else ""
     if (weights := [data.weights for data in parts if len(data)]) and weights[0] is not None:
         every = np.concatenate(weights)
         text += f"; weighted {every.min():.3g} to {every.max():.3g}"

@@ -21,7 +21,15 @@ from headstart.data.columns import TRUTHS, label_lists, labels_in
 from headstart.data.dataset import Dataset, FileSource
 from headstart.data.encoded import sound
 from headstart.data.frames import Column, Frame, frame_of
-from headstart.data.further_columns import groups_in, part_words, parts_in, weights_in
+from headstart.data.further_columns import (
+    folds_in,
+    folds_named,
+    groups_in,
+    part_words,
+    parts_in,
+    warn_of_lost_folds,
+    weights_in,
+)
 from headstart.data.image_cells import files_of, files_there, holds_bytes, rows_with_images, source_of
 from headstart.data.layouts import role_of, root_of
 from headstart.data.left_out import check_on_error
@@ -37,7 +45,7 @@ IMAGE_NAMES = (
     "picture photo image_name imagename img_name jpg"
 )
 LABEL_NAMES = "label labels class classes category categories target targets class_name label_name species"
-FURTHER = ("split", "group", "weight")
+FURTHER = ("split", "group", "weight", "fold")
 SPLIT_NAMES = "split subset partition set"
 MAY_SAY_PARTS = "part parts phase usage stage fold purpose dataset data_set data_split train_test train_val_test"
 """what is never taken as the part, and is said where it tells training from other rows: these would be mixed"""
@@ -69,6 +77,7 @@ class Columns:
     root: str | None = None
     separator: str | None = None
     task: str | None = None
+    fold: str | None = None
 
     def asked(self) -> dict[str, Any]:
         """Those that somebody named."""
@@ -91,6 +100,7 @@ def table(
     split: str | None = None,
     group: str | None = None,
     weight: str | None = None,
+    fold: str | None = None,
     root: str | Path | None = None,
     separator: str | None = None,
     task: str | None = None,
@@ -108,7 +118,10 @@ def table(
     columns, each a label with 0 and 1, or each a target. `split`: the column that says train, val or test, or one
     called as `is_valid` or `is_test` that says so by true and false, or 1 and 0, where the others are to train on;
     then the data set has the parts `.train`, `.val` and `.test`. `group`: the column of names that no split cuts.
-    `weight`: the column of how much a sample counts, 0 or more.
+    `weight`: the column of how much a sample counts, 0 or more. `fold`: the column that says in which fold of a
+    cross-validation a sample is held out, by names or numbers; -1: in none, and always trained on. `fit` and
+    `sweep` then hold out each of these folds in turn. Where a column says the part as well, the folds are of those
+    to train on.
 
     Where `image`, `label` or `split` is None, a column that is called so is taken, if there is only one, and said.
     `task`: where the values do not tell: "single", "multi" or "regression". `classes`: their order, as of
@@ -123,15 +136,15 @@ def table(
     is not there.
     """
     check_on_error(on_error)
-    asked = Columns(image, label, split, group, weight, None if root is None else str(root), separator, task)
+    asked = Columns(image, label, split, group, weight, None if root is None else str(root), separator, task, fold)
     frame, folder = frame_of(source)
     roles, notes = roles_of(frame, asked)
     values = frame.columns(
         [name for role in roles.values() for name in ([role] if isinstance(role, str) else role)]
     )
-    further = f"{SPLIT_NAMES} {TELLS_PARTS} {' '.join(NOT_GUESSED.values())}"
+    further = f"{SPLIT_NAMES} {TELLS_PARTS} {FOLD_NAMES} {' '.join(NOT_GUESSED.values())}"
     notes += [
-        f"{name!r} is in none of the first rows, and not looked at (name it: split=, group=, weight=)"
+        f"{name!r} is in none of the first rows, and not looked at (name it: split=, group=, weight=, fold=)"
         for name in frame.late
         if _is_called(name, further)
     ]
@@ -140,6 +153,7 @@ def table(
     if "split" in roles and split is None and not _says_parts(values[roles["split"]]):
         unsaid = f"{roles.pop('split')!r} is not taken as split: it does not say train, val and test"
         notes = [unsaid if note.startswith("split ") else note for note in notes]
+    in_folds = folds_named(values[roles["fold"]]) if "fold" in roles and "split" not in roles else set()
     of_label = {name: values[name] for name in roles["label"]}
     for name, cells in of_label.items() if task is None else ():
         if (names_of_classes := predicted(frame.names, name, cells)) is not None:
@@ -166,6 +180,10 @@ def table(
 
     def place(i: int) -> str:
         return frame.place(places[i])
+
+    def with_folds(data: Dataset) -> Dataset:
+        warn_of_lost_folds(in_folds, data.fold_names, frame.name)
+        return data
 
     notes = [f"{frame.name}: {', '.join(notes)}"] if notes else []
     at = root_of(root, folder)
@@ -205,7 +223,7 @@ def table(
         encoded = source_of(images, at, frame.name, place, truncated)
         if classes is None:
             warn_of_untrained(about, frame.name)
-        return sound(encoded, about, name, skipped, on_error, notes)
+        return with_folds(sound(encoded, about, name, skipped, on_error, notes))
     where = files_for(files)
     kept, missing = files_there(files, where, frame, at, place, on_error)
     kept, more = once(spelt_alike(files), kept, about, place, joinable=task != MULTI and len(roles["label"]) == 1)
@@ -216,7 +234,7 @@ def table(
         raise DataError(f"{frame.name}: no row is left; left out {len(skipped)}, the first: {skipped[0].reason}")
     if classes is None:
         warn_of_untrained(about, frame.name)
-    return sound(FileSource(files, truncated, where), about, name, skipped, on_error, notes)
+    return with_folds(sound(FileSource(files, truncated, where), about, name, skipped, on_error, notes))
 
 
 def _annotations(values: Mapping[str, Column], roles: Mapping[str, Any], place: Any, **how: Any) -> Annotations:
@@ -228,6 +246,8 @@ def _annotations(values: Mapping[str, Column], roles: Mapping[str, Any], place: 
         about = replace(about, groups=groups_in(column, values[column], place))
     if (column := roles.get("weight")) is not None:
         about = replace(about, weights=weights_in(column, values[column], place))
+    if (column := roles.get("fold")) is not None:
+        about = replace(about, folds=folds_in(column, values[column], place, about.parts))
     return about
 
 
@@ -239,7 +259,7 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
     column says the part."""
     roles: dict[str, Any] = {}
     guessed: list[str] = []
-    for role in ("image", "split", "group", "weight"):
+    for role in ("image", *FURTHER):
         if (column := getattr(asked, role)) is not None:
             roles[role] = frame.require(column, role)
     if asked.label is not None:
@@ -289,7 +309,7 @@ def roles_of(frame: Frame, asked: Columns, split: bool = True) -> tuple[dict[str
             if _is_called(name, TELLS_PARTS) and _is_of_truths(frame.columns([name])[name])
         ]
     guessed += [
-        f"{name!r} is not taken as folds (folds= makes its own; group= keeps samples of each of yours together)"
+        f"{name!r} is not taken as folds (say fold=, --fold-column; folds=, --folds makes its own)"
         for name in free
         if _is_called(name, FOLD_NAMES) and _is_of_folds(frame.columns([name])[name])
     ]

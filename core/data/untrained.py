@@ -64,17 +64,34 @@ def warn_of_single(train: Samples, val: Samples | None) -> None:
 
 def warn_of_single_in_folds(data: Samples, folds: np.ndarray) -> None:
     """DataWarning for classes, or labels, whose samples are all in one fold: where it is held out, none is trained
-    on. `folds`: int `(n,)`, which fold each sample is in."""
+    on. Likewise for those of whose samples none is held out. `folds`: int `(n,)`, which fold each sample is in;
+    -1: in none."""
     if data.task == REGRESSION:
         return
-    there = np.flatnonzero(data.annotations.counts()).tolist()
-    single = [k for k in there if len(np.unique(folds[_places(data, k)])) == 1]
-    if single:
+    folds_of = _folds_of_each(data, folds)
+    single = [k for k, of in folds_of.items() if len(of) == 1 and of != {-1}]
+    if never := [k for k, of in folds_of.items() if of == {-1}]:
+        _warn(
+            f"{data.name}: {_counted(data, never)} no sample that is held out in a fold: the scores do not tell "
+            f"whether such samples are recognised. Put some in folds, or {MEND}"
+        )
+    if single and data.fold_names:
+        _warn(
+            f"{data.name}: {_counted(data, single)} samples in one fold alone: where that is held out, none was "
+            f"trained on, and the scores count them as not recognised. Put some in other folds, or {MEND}"
+        )
+    elif single:
         what = "sample" if data.groups is None else "group"
         _warn(
             f"{data.name}: {_counted(data, single)} one {what}, which is in one fold: where that is held out, "
             f"none was trained on, and the scores count it as not recognised. Add a {what}, or {MEND}"
         )
+
+
+def _folds_of_each(data: Samples, folds: np.ndarray) -> dict[int, set[int]]:
+    """The folds of the samples of each class, or label, that has any."""
+    there = np.flatnonzero(data.annotations.counts()).tolist()
+    return {k: set(folds[_places(data, k)].tolist()) for k in there}
 
 
 def _warn_of_uncounted(data: Samples, there: Sequence[int]) -> None:

@@ -148,7 +148,7 @@ def arrow(features: ReadableFeatures, cut: str | None, view: int, dtype: str | N
 
 
 def _label_columns(pa: Any, features: ReadableFeatures) -> dict[str, Any]:
-    """What is known of the samples, as columns: label, and where there are such class, group and weight."""
+    """What is known of the samples, as columns: label, and where there are such class, group, fold and weight."""
     about, columns = features.annotations, {}
     if about.task == SINGLE:
         columns["label"] = pa.array(about.labels)
@@ -160,6 +160,8 @@ def _label_columns(pa: Any, features: ReadableFeatures) -> dict[str, Any]:
         columns["label"] = pa.FixedSizeListArray.from_arrays(flat, about.labels.shape[1])
     if about.groups is not None:
         columns["group"] = pa.array(about.groups.tolist(), pa.string())
+    if about.folds is not None:
+        columns["fold"] = pa.array(about.folds.tolist(), pa.string())
     if about.weights is not None:
         columns["weight"] = pa.array(about.weights)
     return columns

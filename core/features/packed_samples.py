@@ -18,24 +18,27 @@ from headstart.data.annotations import DTYPES, PARTS, SINGLE, Annotations
 from headstart.store.ids import ID_NBYTES, array_to_ids, ids_to_array
 
 MAX_GROUP_NBYTES = 4096  # of one group's name as JSON, on average
-OTHERS = {"groups": np.int32, "weights": np.float32, "parts": np.int8}
+OTHERS = {"groups": np.int32, "weights": np.float32, "parts": np.int8, "folds": np.int32}
 """tensors `[n]` that may be absent"""
+NAMED = {"groups": "group_names", "folds": "fold_names"}
+"""those that are places in a list of names -> the tensor of that, as JSON"""
 
 
 def is_plain(annotations: Annotations) -> bool:
     """Whether the first versions can read it: one class a sample, and nothing else."""
-    others = (annotations.groups, annotations.weights, annotations.parts)
+    others = (annotations.groups, annotations.weights, annotations.parts, annotations.folds)
     return annotations.task == SINGLE and all(values is None for values in others)
 
 
 def written(ids: Sequence[str], annotations: Annotations) -> bytes:
     """The file's bytes."""
     tensors = {"ids": ids_to_array(ids), "labels": np.ascontiguousarray(annotations.labels)}
-    if annotations.groups is not None:
-        names = sorted(set(annotations.groups.tolist()))
-        place = {name: k for k, name in enumerate(names)}
-        tensors["groups"] = np.array([place[name] for name in annotations.groups.tolist()], np.int32)
-        tensors["group_names"] = np.frombuffer(json.dumps(names).encode("ascii"), np.uint8)
+    for name, called in NAMED.items():
+        if (values := getattr(annotations, name)) is not None:
+            names = sorted(set(values.tolist()))
+            place = {text: k for k, text in enumerate(names)}
+            tensors[name] = np.array([place[text] for text in values.tolist()], np.int32)
+            tensors[called] = np.frombuffer(json.dumps(names).encode("ascii"), np.uint8)
     for name in ("weights", "parts"):
         if (values := getattr(annotations, name)) is not None:
             tensors[name] = np.ascontiguousarray(values)
@@ -66,8 +69,8 @@ def read(
             if values.dtype != dtype or values.shape != (count,):
                 raise ValueError(f"{name} are {values.dtype} {values.shape}")
             others[name] = values
-    if "groups" in others:
-        others["groups"] = _named(others["groups"], tensors["group_names"])
+    for name in NAMED.keys() & others.keys():
+        others[name] = _named(others[name], tensors, name)
     if "parts" in others and not (others["parts"].min() >= 0 and others["parts"].max() < len(PARTS)):
         raise ValueError("parts are none")
     if "weights" in others and not (np.isfinite(others["weights"]).all() and (others["weights"] >= 0).all()):
@@ -87,11 +90,13 @@ def out_of_range(annotations: Annotations) -> str | None:
     return None
 
 
-def _named(codes: np.ndarray, encoded: np.ndarray) -> np.ndarray:
+def _named(codes: np.ndarray, tensors: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    called = NAMED[name]
+    encoded = tensors[called]
     if encoded.dtype != np.uint8 or encoded.ndim != 1:
-        raise ValueError(f"group_names are {encoded.dtype} {encoded.shape}")
+        raise ValueError(f"{called} are {encoded.dtype} {encoded.shape}")
     names = json.loads(encoded.tobytes().decode("ascii"))
     sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not sound or not (codes.min() >= 0 and codes.max() < len(names)):
-        raise ValueError("groups are none of group_names")
+        raise ValueError(f"{name} are none of {called}")
     return np.asarray(np.array(names, object)[codes])

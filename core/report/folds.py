@@ -17,7 +17,8 @@ def fold_cards(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 def _card(entry: Entry, folds: Mapping[str, Any]) -> dict[str, Any]:
     headline = HEADLINES.get(str(folds.get("score")), HEADLINES["accuracy"])
-    columns = [folds.get(name) or () for name in ("sizes", "values", "losses", "best_epochs")]
+    names = folds.get("names") or range(1, len(folds.get("values") or ()) + 1)
+    columns = [names, *(folds.get(name) or () for name in ("sizes", "values", "losses", "best_epochs"))]
     return {
         "label": entry["label"],
         "score": headline.words,
@@ -30,7 +31,7 @@ def _card(entry: Entry, folds: Mapping[str, Any]) -> dict[str, Any]:
                 "loss": figures.loss(loss),
                 "epoch": figures.count(epoch),
             }
-            for fold, (size, value, loss, epoch) in enumerate(zip(*columns, strict=False), 1)
+            for fold, size, value, loss, epoch in zip(*columns, strict=False)
         ],
     }
 
@@ -39,7 +40,10 @@ def _sentence(entry: Entry, folds: Mapping[str, Any], headline: Headline) -> str
     mean, ends = finite(folds.get("mean")), folds.get("interval")
     said = f"{headline.words} {headline.text(mean)} in the mean"
     said += f" (95 %: {headline.interval(ends)}, by Student's t over the folds)" if ends else ""
-    samples, epochs = sum(folds.get("sizes") or ()), entry.get("best_epoch")
+    always, epochs = folds.get("always") or 0, entry.get("best_epoch")
+    samples = sum(folds.get("sizes") or ()) + always
     trained = f" The model is trained on all {figures.count(samples)} samples"
     trained += f" for {epochs} epochs, the folds' median best." if epochs else "."
+    if always:
+        trained += f" {figures.count(always)} of them are in no fold, and in each training."
     return figures.capital(said) + "." + trained

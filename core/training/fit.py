@@ -22,7 +22,7 @@ from headstart.data.untrained import warn_of_single, warn_of_single_in_folds
 from headstart.features.feature_set import FeatureSet
 from headstart.models import Model
 from headstart.training.finished import run_of
-from headstart.training.folds import CrossValidated, cross_validated, one_set
+from headstart.training.folds import CrossValidated, cross_validated, in_folds
 from headstart.training.job import TrainingJob, job_of
 from headstart.training.observers import EpochCallback, LogLine, Observer, Observers
 from headstart.training.rates import warn_frozen
@@ -59,7 +59,8 @@ def fit(
     features that `extract` or `load_features` gave, where the images need not be at hand. Their labels are
     compared by the names of their classes, with each other and with the model's: `val` may lack some. DataWarning
     for copies in both, for pictures with more than one label, and for classes of one sample, which is on one side
-    alone. With `folds`, `train` is cut into them, and there is no `val`.
+    alone. With `folds`, `train` is cut into them, and there is no `val`; data that came in folds (`fold=` of
+    `hs.data.table`) are held out in these.
 
     Raises SettingError and its kin for arguments, DataError for data that cannot be trained on, NonFiniteError for
     what `debug_nans` finds, ProfileError, CheckpointError for what `resume` cannot go on from, and whatever
@@ -67,8 +68,7 @@ def fit(
     """
     start = time.perf_counter()
     settings = settings_of("fit", options)
-    if settings.folds is not None:
-        train, val = one_set(train, val, settings.folds), None
+    train, val, settings = in_folds(train, val, settings)
     job = job_of(model, train, val, settings)
     if settings.solver is not None:
         from headstart.training.solving import check_solvable

@@ -79,9 +79,10 @@ class FoldedFeatures:
         self.job, self.numbers = job, job.train.fold_numbers(job.settings.folds, job.settings.seed)
         self.order = np.argsort(self.numbers, kind="stable")
         self.data = job.train.subset(self.order)
-        stops = np.cumsum(np.bincount(self.numbers)).tolist()
-        self.parts = [slice(start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
-        """where each fold's samples lie"""
+        never = int((self.numbers < 0).sum())
+        stops = (never + np.cumsum(np.bincount(self.numbers[self.order[never:]]))).tolist()
+        self.parts = [slice(start, stop) for start, stop in zip([never, *stops[:-1]], stops, strict=True)]
+        """where each fold's samples lie, behind those that are in none"""
         # of augmented views, what is held out is seen as it is
         plain = self.data if job.settings.views is not None else None
         # the map that standardises goes by what the data say: class weights come of labels, held out ones too
@@ -115,12 +116,13 @@ class FoldedFeatures:
 
     def result(self, trained: Sequence[Trained]) -> CrossValidated:
         """Of the heads of each fold, of one job."""
-        predictions = np.empty((len(self.data), len(self.data.classes)), np.float32)
+        predictions = np.full((len(self.data), len(self.data.classes)), np.nan, np.float32)
         for head, part in zip(trained, self.parts, strict=True):
             predictions[self.order[part]] = head.predictions
         histories = [head.history for head in trained]
         scores = scores_of_folds(histories, predictions, self.numbers, self.job, self.job.settings.seed)
-        return CrossValidated(scores, predictions, {HEAD_STAGE: scores.median_epoch}, self.source.extraction)
+        ends = {HEAD_STAGE: scores.median_epoch}
+        return CrossValidated(scores, predictions, ends, self.numbers >= 0, self.source.extraction)
 
 
 def _chain(job: TrainingJob) -> Chain | None:

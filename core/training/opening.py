@@ -58,9 +58,10 @@ def model_and_data(
     columns: Mapping[str, Any] | None = None,
     cuts: Sequence[str] = (),
     folds: int | None = None,
+    in_folds: bool = False,
 ) -> Prepared:
     """`model`: None for the one that suits the data, see `default_model`. `weights`: see `weights_for`.
-    `val`, `test`, `only`, `split`, `folds`: see `headstart.data.opening.opened`;
+    `val`, `test`, `only`, `split`, `folds`, `in_folds`: see `headstart.data.opening.opened`;
     `columns`: of tables, as `Columns` has them; `on_error`, `truncated`: see `hs.data.folder`. Raises DataError,
     SettingError and its kin, and CutError where `cut` is no legal cut of the model."""
     any_table = any(takes_columns(name) for name in (data, val, test) if name is not None)
@@ -70,6 +71,8 @@ def model_and_data(
         of = Columns(**(columns or {})) if has_columns or not any_table else Columns()
         if has_columns and of.task is None and like is not None and like.task != SINGLE:
             of = replace(of, task=like.task)  # whole numbers, and cells of one label, do not tell it
+        if like is not None:
+            of = replace(of, fold=None)  # which is of what is trained on
         return open_data(name, on_error, None if like is None else like.classes, of, truncated)
 
     parts = opened(
@@ -82,6 +85,7 @@ def model_and_data(
         seed=seed,
         split_by=split_by,
         folds=folds,
+        in_folds=in_folds,
     )
     if parts.train.task == SINGLE and len(parts.train.classes) < MIN_CLASSES:
         name = ", ".join(map(shown, parts.train.classes)) or "none"

@@ -63,6 +63,8 @@ FOLDS = {
     "best_epochs": ListOf(int),
     "sizes": ListOf(int),
     "seed": int,
+    "names": Optional(ListOf(str)),
+    "always": Optional(int),
 }
 RUN = {
     "format": int,

@@ -230,7 +230,7 @@ def _folds(job: TrainingJob) -> tuple[NDArray[np.intp] | None, str]:
             f"solver={job.settings.solver!r} holds out samples to choose its penalty, and all {len(ids)} of them "
             "are one " + ("picture" if annotations.groups is None else "group")
         )
-    folds = job.train.fold_numbers(count, job.settings.seed).astype(np.intp)
+    folds = job.train.without_folds().fold_numbers(count, job.settings.seed).astype(np.intp)
     return folds, f"{count} folds" + ("" if annotations.groups is None else " of groups")
 
 

@@ -41,7 +41,7 @@ from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import Feeds
 from headstart.training.finished import settings_record
 from headstart.training.fold_heads import cross_validated_heads
-from headstart.training.folds import CrossValidated, cross_validated, one_set
+from headstart.training.folds import CrossValidated, cross_validated, in_folds
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.job import TrainingJob, initial, job_of
 from headstart.training.loop import Trained
@@ -190,8 +190,7 @@ def sweep(
         raise SettingError(f"halving={halving!r}; expected True or False")
     settings = settings_of("sweep", options)
     points = points_of(grid)
-    if settings.folds is not None:
-        train, val = one_set(train, val, settings.folds), None
+    train, val, settings = in_folds(train, val, settings)
     train, val = in_parts(*opened(train, val))
     _check_ranking(settings, val, halving)
     job = job_of(model, train, val, settings)

@@ -15,6 +15,7 @@ from headstart.common.text import (
     headline_text,
     nbytes_text,
     points_text,
+    printable,
     seconds_text,
     time_text,
     told_apart,
@@ -216,14 +217,14 @@ def folds_table(scores: FoldScores, samples: int, epochs: int) -> Table:
     """A row a fold. `samples`, `epochs`: that the model itself was trained with."""
     rows = [
         (
-            str(fold),
+            printable(fold),
             str(size),
             "-" if value is None else headline_text(scores.score, value),
             "-" if of_fold is None else loss(of_fold),
             str(epoch),
         )
-        for fold, (size, value, of_fold, epoch) in enumerate(
-            zip(scores.sizes, scores.values, scores.losses, scores.best_epochs, strict=True), 1
+        for fold, size, value, of_fold, epoch in zip(
+            scores.called, scores.sizes, scores.values, scores.losses, scores.best_epochs, strict=True
         )
     ]
     columns = ("fold", "held out", HEADLINES[scores.score], "loss", "best epoch")
@@ -232,6 +233,8 @@ def folds_table(scores: FoldScores, samples: int, epochs: int) -> Table:
 Each fold is scored by a model that was trained on the others. The model itself is trained on all {samples:,}
 samples, for the folds' median best number of epochs, {epochs}; the folds do not tell what it scores on new
 samples, which should be this or a little better."""
+    if scores.always:
+        legend += f"\nIn no fold, and in what each model is trained on: {counted(scores.always, 'sample')}."
     return Table(columns, rows, right=tuple(range(len(columns))), legend=legend)
 
 

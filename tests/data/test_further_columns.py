@@ -280,7 +280,7 @@ def test_amounts_that_are_taken_for_names_are_told(files: list[str], amount: str
 
 @pytest.mark.neutral
 def test_folds_that_are_not_taken_are_said(files: list[str]) -> None:
-    said = "'Fold' is not taken as folds (folds= makes its own; group= keeps samples of each of yours together)"
+    said = "'Fold' is not taken as folds (say fold=, --fold-column; folds=, --folds makes its own)"
     for folds in ([0, 1, 2] * 2, ["1", "2"] * 3, [1.0, 2.0] * 3):
         assert opened(files, {"Fold": folds}).notes[0].endswith(said)
     for folds in (["left", "right"] * 3, [0] * N, [0.5, 1] * 3):

@@ -85,7 +85,7 @@ def folds_for(data: Samples, seed: int) -> list[Positions] | None:
     if groups is None and distinct == len(data) <= FEW:
         return None
     count = min(FOLDS, distinct)
-    numbers = data.fold_numbers(count, seed)
+    numbers = data.without_folds().fold_numbers(count, seed)
     return [np.flatnonzero(numbers == fold) for fold in range(count)]
 
 

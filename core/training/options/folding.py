@@ -20,7 +20,9 @@ class Folding:
         unset="one validation set",
         recorded=False,
         more="The data are one set, without `val`. They are cut as `data.folds` cuts them, by `seed`: groups and "
-        "copies stay together. For each fold a head is trained on the others, and scored on it after its best "
+        "copies stay together. Data that came in folds (`fold=` of `hs.data.table`) are held out in just "
+        "these, also where `folds` is not given; samples of fold -1 are in each training. "
+        "For each fold a head is trained on the others, and scored on it after its best "
         "epoch, which the fold chooses, as `val` does. `run.folds` has the scores, their mean and its interval. "
         "What is returned is trained on all samples for the folds' median best epoch, at the rates that they had. "
         "`run.validation` and `run.scores` are of the folds' heads on what each has not been trained on: they say "

@@ -35,7 +35,21 @@ class FoldScores:
     sizes: tuple[int, ...]
     """the number of samples that were held out"""
     seed: int = 0
-    """that `data.folds(len(values), seed)` cuts these folds by"""
+    """that `data.folds(len(values), seed)` cuts these folds by; 0 where they have names"""
+    names: tuple[str, ...] = ()
+    """what the folds are called in the data, which came in them; () where they were drawn"""
+    always: int = 0
+    """the number of samples that are in no fold, and in each training"""
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What each fold is called: by its name, or counted from 1."""
+        return self.names or tuple(str(number) for number in range(1, len(self.values) + 1))
+
+    @property
+    def samples(self) -> int:
+        """How many samples the last training has."""
+        return sum(self.sizes) + self.always
 
     @property
     def mean(self) -> float | None:
@@ -82,6 +96,8 @@ class FoldScores:
             "best_epochs": list(self.best_epochs),
             "sizes": list(self.sizes),
             "seed": self.seed,
+            **({"names": list(self.names)} if self.names else {}),
+            **({"always": self.always} if self.always else {}),
         }
 
     @classmethod
@@ -92,7 +108,10 @@ class FoldScores:
         )
         if not len(values) == len(losses) == len(epochs) == len(sizes) >= 2 or min(epochs) < 1:
             raise ValueError("folds are no scores of two folds or more")
-        return cls(saved["score"], values, losses, epochs, sizes, saved["seed"])
+        names, always = tuple(saved.get("names") or ()), saved.get("always") or 0
+        if (names and not len(set(names)) == len(names) == len(values)) or always < 0:
+            raise ValueError("folds have other names than scores")
+        return cls(saved["score"], values, losses, epochs, sizes, saved["seed"], names, always)
 
 
 def figures_of(folds: FoldScores) -> dict[str, Any]:
