@@ -88,6 +88,15 @@ def warn_of_single_in_folds(data: Samples, folds: np.ndarray) -> None:
         )
 
 
+def any_in_one_fold(data: Samples, folds: np.ndarray) -> bool:
+    """Whether a class, or label, has different samples, and all in one fold. `folds`: as there."""
+    if data.task == REGRESSION:
+        return False
+    return any(
+        len(of) == 1 and of != {-1} and not _is_one(data, k) for k, of in _folds_of_each(data, folds).items()
+    )
+
+
 def _folds_of_each(data: Samples, folds: np.ndarray) -> dict[int, set[int]]:
     """The folds of the samples of each class, or label, that has any."""
     there = np.flatnonzero(data.annotations.counts()).tolist()

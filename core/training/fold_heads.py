@@ -6,6 +6,10 @@ all samples: the map that standardises them, which knows no labels, the scale of
 `pos_weight="balanced"`, and how often each of several labels comes, with which its bias starts. Class weights are
 of each fold's own training part.
 
+Where all samples of a class are in one fold, that map would tell them: it centres the others on one side, whose
+steps away from the class are then steps towards it on the other side, though none of it was trained on. Such folds
+are trained one after the other, each on its own part alone.
+
 Invariant: a row that is held out of a head has no weight in any of its steps, and it is scored on just those.
 """
 
@@ -21,6 +25,7 @@ from headstart.common.progress import track
 from headstart.contract.heads import Chain, chain_of
 from headstart.contract.running import Trainer
 from headstart.data import Dataset
+from headstart.data.untrained import any_in_one_fold
 from headstart.features.feature_set import FeatureSet
 from headstart.training.checks import check_data
 from headstart.training.feature_feeds import Resident, Streamed
@@ -46,10 +51,13 @@ def cross_validated_heads(
     job: TrainingJob, jobs: Sequence[TrainingJob]
 ) -> tuple[list[CrossValidated], int] | None:
     """What the folds gave for each of `jobs`, which are `job` with other rates, weight decays and seeds, and how
-    many heads were trained at once; None where what they train is no chain on cached features, or some of its
-    parameters have rates of their own. All of them have the folds that `job` says."""
+    many heads were trained at once; None where what they train is no chain on cached features, some of its
+    parameters have rates of their own, or a class is in one fold alone. All of them have the folds that `job`
+    says."""
     chain, cut, s = _chain(job), job.cut, job.settings
     if chain is None or cut is None or s.solver is not None or s.lr_scale is not None:
+        return None
+    if any_in_one_fold(job.train, job.train.fold_numbers(s.folds, s.seed)):
         return None
     graph = job.model.graph.after(cut, job.model.input_shape)
     folded = FoldedFeatures(job, cut)

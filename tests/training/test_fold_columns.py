@@ -164,6 +164,29 @@ def test_other_modes(backend: str, tmp_path: Path, mode: str) -> None:
     assert run.folds.names == ("0", "1") and run.validation.samples == (numbers >= 0).sum()
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
+@pytest.mark.parametrize("settings", [{}, {"monitor": None}, ALONE])
+def test_a_fold_of_one_class_and_one_that_lacks_some(backend: str, settings: dict[str, Any]) -> None:
+    """They are scored, and it is told of which class nothing is trained on then. Rows that are standardised with
+    those that are held out would tell them."""
+    labels = images().labels
+    with pytest.warns(DataWarning, match="the class 'striped' has samples in one fold alone"):
+        run = fit(in_folds(numbers=np.where(labels == 2, 2, np.arange(N) % 2)), backend=backend, **settings)
+    assert run.folds.values[2] == 0, "of a class that is not trained none is recognised"
+    assert run.folds.sizes[2] == (labels == 2).sum() and run.folds.mean > 0.2
+
+
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
+def test_a_class_of_one_group_is_not_recognised_where_that_is_held_out(backend: str) -> None:
+    """Of folds that are drawn, too."""
+    labels = images().labels
+    groups = ["striped" if label == 2 else f"place {k % 9}" for k, label in enumerate(labels)]
+    with pytest.warns(DataWarning, match="the class 'striped' has one group, which is in one fold"):
+        run = fit(images(groups=groups), folds=3, backend=backend)
+    right = run.validation.right_of_each()
+    assert not right[labels == 2].any() and right[labels != 2].mean() > 0.5
+
+
 def test_a_sweep(backend: str) -> None:
     """All settings in the same folds, whatever their seed."""
     data, model = in_folds(), hs.model("lenet", classes=("dark", "light", "striped"))
