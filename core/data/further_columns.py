@@ -10,6 +10,7 @@ import contextlib
 import re
 import warnings
 from collections.abc import Sequence, Set
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,12 @@ def folds_in(
 
 def _fold(value: Any) -> str | None:
     """A fold's name; None where it is missing, or called as a missing one is written."""
-    text = "" if is_missing(value) else normal(_text(value).strip())
+    return _fold_called(value if isinstance(value, str) else "" if is_missing(value) else _text(value))
+
+
+@lru_cache(maxsize=4096)
+def _fold_called(text: str) -> str | None:
+    text = normal(text.strip())
     if not text or text in NO_NUMBER or text in MISSING:
         return None
     return NO_FOLD if number_of(text) == float(NO_FOLD) else text

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from headstart.common.errors import SettingError
 from headstart.data.classes import Classes, aligned
+from headstart.data.listed import is_table
 from headstart.data.samples import Samples
 
 SHARE = 0.8
@@ -93,9 +94,10 @@ def opened(
     if folds is not None or own_folds:
         if held_out["val"] is not None:
             hold_out = "--fold-column (fold=)" if own_folds else f"--folds {folds} (folds=)"
+            alone = "a table of those rows" if is_table(name) else f"as in --data {name}/train"
             raise SettingError(
                 f"{hold_out} with {name}, which came with validation data of its own: folds are cut "
-                f"of one set. Name its training part alone, as in --data {name}/train, or leave out "
+                f"of one set. Name its training part alone, {alone}, or leave out "
                 + ("--fold-column" if own_folds else "--folds")
             )
         return Opened(train, None, held_out["test"])

@@ -99,8 +99,9 @@ def any_in_one_fold(data: Samples, folds: np.ndarray) -> bool:
 
 def _folds_of_each(data: Samples, folds: np.ndarray) -> dict[int, set[int]]:
     """The folds of the samples of each class, or label, that has any."""
-    there = np.flatnonzero(data.annotations.counts()).tolist()
-    return {k: set(folds[_places(data, k)].tolist()) for k in there}
+    about = data.annotations
+    of_each = zip(about.used().tolist(), about.strata(), strict=True)  # one pass over many classes
+    return {k: set(np.unique(folds[places]).tolist()) for k, places in of_each}
 
 
 def _warn_of_uncounted(data: Samples, there: Sequence[int]) -> None:

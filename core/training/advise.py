@@ -94,6 +94,8 @@ def advise(
     train = _to_train_on(data)
     looked_at, folds = _looked_at(train, seed)
     say(train)
+    if train.fold_names:
+        LOG.info("%s: advice holds out folds of its own; fit and sweep those that the data came in", train.name)
     where: dict[str, Any] = {
         "backend": backend,
         "device": device,

@@ -31,7 +31,7 @@ from headstart.training.checks import check_data
 from headstart.training.feature_feeds import Resident, Streamed
 from headstart.training.feeding import Fed, from_cache
 from headstart.training.feeds import EpochResult, FeatureFeed, Feeds
-from headstart.training.folds import CrossValidated, scores_of_folds
+from headstart.training.folds import CrossValidated, naming_fold, scores_of_folds
 from headstart.training.frozen_trunk import check_trunk
 from headstart.training.history import Seconds
 from headstart.training.job import TrainingJob
@@ -108,9 +108,10 @@ class FoldedFeatures:
         for fold, part in enumerate(self.parts):
             places = np.delete(np.arange(len(self.data)), part)
             learnt = self.data.subset(places)
-            check_data(self.job.model, learnt, "train")
-            of_fold = sample_weights(learnt, self.job.settings.class_weights)
-            check_learnable(learnt, of_fold)
+            with naming_fold(self.job.train, fold):
+                check_data(self.job.model, learnt, "train")
+                of_fold = sample_weights(learnt, self.job.settings.class_weights)
+                check_learnable(learnt, of_fold)
             columns[places, fold] = 1.0 if of_fold is None else of_fold
         return columns
 
@@ -118,8 +119,9 @@ class FoldedFeatures:
     def sets(self) -> list[Dataset | FeatureSet]:
         """Each fold's samples. DataError where none of them counts."""
         sets = [self.data.subset(np.arange(part.start, part.stop)) for part in self.parts]
-        for of_fold in sets:
-            check_data(self.job.model, of_fold, "val")
+        for fold, of_fold in enumerate(sets):
+            with naming_fold(self.job.train, fold):
+                check_data(self.job.model, of_fold, "val")
         return sets
 
     def result(self, trained: Sequence[Trained]) -> CrossValidated:

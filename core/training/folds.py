@@ -8,17 +8,19 @@ decides; so that an epoch of a fold means the same to the last training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Any
 
 import numpy as np
 
-from headstart.common.errors import SettingError
+from headstart.common.errors import DataError, SettingError
 from headstart.common.log import LOG
 from headstart.data.annotations import MULTI
 from headstart.data.door import as_data_set
+from headstart.data.names import shown
 from headstart.data.samples import Samples
 from headstart.features.feature_set import ExtractionStats, FeatureSet
 from headstart.features.trunk_keys import INPUT
@@ -148,7 +150,9 @@ def cross_validated(model: Model, job: TrainingJob, seed: int) -> CrossValidated
         LOG.info(
             "fold %d of %d%s: %d samples to train on, %d held out", fold + 1, count, called, len(train), len(val)
         )
-        of_fold = replace(job_of(model, train, val, replace(job.settings, folds=None)), lengths=lengths)
+        with naming_fold(job.train, fold):
+            job_of_fold = job_of(model, train, val, replace(job.settings, folds=None))
+        of_fold = replace(job_of_fold, lengths=lengths)
         with Observers([LogLine(staged=job.mode.then_all)]) as observers:
             done.append(train_stages(of_fold, observers))
         predictions[numbers == fold] = done[-1][-1].trained.predictions
@@ -158,6 +162,17 @@ def cross_validated(model: Model, job: TrainingJob, seed: int) -> CrossValidated
         for of_folds in zip(*done, strict=True)
     }
     return CrossValidated(scores, predictions, ends, numbers >= 0, extraction)
+
+
+@contextmanager
+def naming_fold(data: Samples, fold: int) -> Iterator[None]:
+    """Errors of what is trained on or held out there say where that is, if somebody knows the fold by its name."""
+    try:
+        yield
+    except DataError as error:
+        if not data.fold_names:
+            raise
+        raise DataError(f"where the fold {shown(data.fold_names[fold])} is held out: {error}") from error
 
 
 def scores_of_folds(

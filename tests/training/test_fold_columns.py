@@ -246,6 +246,7 @@ def test_saved_features_keep_the_folds(backend: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.of("torch")  # core checks
+@pytest.mark.filterwarnings("ignore:.*have samples in one fold alone")
 def test_what_does_not_go_with_folds(backend: str, tmp_path: Path) -> None:
     data = in_folds()
     with pytest.raises(SettingError, match="5 folds of arrays, which came in 4"):
@@ -258,6 +259,14 @@ def test_what_does_not_go_with_folds(backend: str, tmp_path: Path) -> None:
         fit(data, backend=backend, resume=tmp_path / "kept")
     with pytest.raises(DataError, match="came in the fold '1' alone"):
         fit(images("single", [1, -1] * (N // 2)), backend=backend)
+    for settings in ({}, ALONE, {"solver": "ridge"}):
+        with pytest.raises(
+            DataError, match="where the fold 'b' is held out: all 1 training samples are of one class"
+        ):
+            fit(images("single", ["a"] + ["b"] * (N - 1)), backend=backend, **settings)
+        weights = (NUMBERS != 2).astype(np.float32)
+        with pytest.raises(DataError, match="where the fold 'fold 9' is held out: no sample of 'arrays' counts"):
+            fit(in_folds(weights=weights), backend=backend, **settings)
     train, val = data.folds()[0]
     assert fit(train, val, backend=backend).folds is None, "a pair is one split"
     for part, message in (("val", r"came in folds .* and in the parts train, val"), ("test", None)):
@@ -315,13 +324,18 @@ def test_other_commands(listed: list[str], tmp_path: Path) -> None:
     tested = headstart("fit", *listed, "--split-column", "side", "--epochs", "2")
     assert tested.code == 0, tested.err
     assert "; in 3 folds of 6 to 12" in tested.err, "half of a site's pictures are to test on"
+    table = Path(listed[1])
+    Path(of_val := str(tmp_path / "v.csv")).write_text(table.read_text().replace("test", "val"))
+    both = headstart("fit", "--data", of_val, *listed[2:], "--split-column", "side")
+    assert both.code == 2 and "--fold-column (fold=) with" in both.err
+    assert "Name its training part alone, a table of those rows, or leave out --fold-column" in both.err
     saved = headstart("extract", *listed, "--save", str(tmp_path / "saved"), "--cuts", "dropout2")
     assert saved.code == 0, saved.err
     again = headstart("fit", "--features", str(tmp_path / "saved"), "--epochs", "2", "--backend", "torch")
     assert again.code == 0, again.err
     assert "3 folds" in again.out and "site 10" in again.out
     advice = headstart("advise", *listed[:4], *listed[6:], "--models", "lenet:none", "--cuts", "dropout2")
-    assert "Traceback" not in advice.err
+    assert "advice holds out folds of its own" in advice.err and "Traceback" not in advice.err
 
 
 @pytest.mark.of("torch")
