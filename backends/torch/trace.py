@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from headstart.backends.doors.torch import AUTOCAST
 from headstart.backends.torch.chance import drawn, undrawn
+from headstart.backends.torch.derivatives import in_own_derivative
 from headstart.backends.torch.operations import ENDINGS, IN_PLACE, RESHAPING, function_name, spelled
 from headstart.common.errors import CutError
 from headstart.graph.cuts import Paths, distinct_names, ends_beside
@@ -142,6 +143,8 @@ class Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if any(torch.is_autocast_enabled(device) for device in AUTOCAST):
             raise Untraceable("a trace does not hold autocast")
+        if in_own_derivative():
+            raise Untraceable("a trace does not hold derivatives that code gives itself")
         node = super().create_node(*args, **kwargs)
         if not torch.is_grad_enabled():
             node.meta[UNGRADED] = True
