@@ -307,8 +307,8 @@ class Network(nn.Module):
         for node, done in graph.steps(self.outputs):
             layer = self.get_submodule(node.name) if node.op in MODULES else FUNCTIONS[node.op](node.attrs)
             given = [values[name] for name in node.inputs]
-            if node.op == "native" and isinstance(given[0], torch.Tensor) and not self.keeps_layout:
-                given[0] = given[0].contiguous()
+            if node.op == "native" and isinstance(given[0], torch.Tensor):
+                given[0] = given[0] if self.keeps_layout and given[0].ndim == 4 else given[0].contiguous()
             value = _alone(layer, given[0]) if _is_lone(node, given[0]) else layer(*given)
             values[node.name] = _as_features(value) if node.op == "native" else value
             for name in done:

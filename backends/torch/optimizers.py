@@ -91,6 +91,13 @@ class FusedOptimizer:
             else:
                 self._moments[parameter] = (kept[0], kept[1], kept[2])
 
+    def follow(self) -> None:
+        """What is kept of a parameter lies in memory as the parameter does, which has been laid out anew."""
+        for parameter in (*self._momentum, *self._moments):
+            for kept in self._kept(parameter):
+                if kept.shape == parameter.shape:
+                    kept.data = torch.empty_like(parameter).copy_(kept)
+
     def _kinds(self) -> tuple[str, ...]:
         if isinstance(self.settings, SGD):
             return ("momentum",) if self.settings.momentum else ()

@@ -19,6 +19,7 @@ from headstart.backends.torch.devices import autocast, computing, device_of, syn
 from headstart.backends.torch.direct import direct_layer
 from headstart.backends.torch.emit import LastLinear, Network
 from headstart.backends.torch.epoch import Epoch
+from headstart.backends.torch.layouts import Layout
 from headstart.backends.torch.losses import count_right, mean_loss, native_targets, predictions
 from headstart.backends.torch.masks import Dropped, Masks
 from headstart.backends.torch.optimizers import FusedOptimizer
@@ -44,6 +45,7 @@ class TorchTrainer:
             if isinstance(module, LastLinear):
                 module.product = linear
         self.optimizer = _optimizer(recipe, dict(self.network.named_parameters()))
+        self.layout = Layout(self.network, self.optimizer, place)
         self.weights = torch.tensor([1.0, *(weight for _, weight in graph.auxiliary)], device=self.device)
         self.masks = Masks(graph.nodes, recipe.seed, self.device)
         for node in graph.nodes:
@@ -71,7 +73,7 @@ class TorchTrainer:
         # a core is left to whoever reads what comes without an order
         size = epoch.targets.shape[1]
         count = min(self.effort.threads(rows, size, STEP), torch.get_num_threads() - (order is None))
-        with self._training(), threads(count):
+        with self._training(rows), threads(count):
             do(epoch, self._step, self.recorder)
         # argmax of NaN is 0
         right = count_right(self.recipe.loss, epoch.outcome, epoch.targets) * epoch.losses[:, 0].isfinite()
@@ -80,7 +82,7 @@ class TorchTrainer:
     def step(
         self, inputs: Any, targets: np.ndarray, rate: float, weights: np.ndarray | None = None
     ) -> tuple[np.ndarray, int]:
-        with self._training(), threads(self.effort.threads(inputs, len(targets), STEP)):
+        with self._training(inputs), threads(self.effort.threads(inputs, len(targets), STEP)):
             known = native_targets(from_numpy(targets, self.device))
             counts = None if weights is None else from_numpy(weights, self.device)
             loss, predicted = self._step(inputs, known, rate, counts)
@@ -149,10 +151,12 @@ class TorchTrainer:
         return [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
     @contextmanager
-    def _training(self) -> Iterator[None]:
+    def _training(self, rows: Any) -> Iterator[None]:
+        """`rows`: what is trained on, as it is given."""
         with computing(self.place), self.random.drawn_from():
             self.network.train()
             self._keep_statistics()
+            self.layout.choose(rows)
             yield
         synchronize(self.device)
 
