@@ -21,6 +21,10 @@ CEILING = 2.0
 """times the best backend's; what was asked for stands in the table"""
 
 
+OF_ITS_OWN = 1.15
+"""times as long as of the zoo's network, at most"""
+
+
 @pytest.fixture(scope="module")
 def children() -> Iterator[dict[str, Child]]:
     # the one that compiles longest is the last, and has a core to itself where there are two
@@ -61,3 +65,38 @@ def test_a_step_of_the_whole_network(benchmark: Any, children: dict[str, Child])
     benchmark.extra_info.update(seconds_an_image=own)
     print(f"\n{MODEL}: {', '.join(f'{backend} {1e3 * of:.0f}' for backend, of in own.items())} ms an image")
     assert all(ratio <= CEILING for ratio in ratios.values()), own
+
+
+@pytest.mark.skipif("torch" not in BACKENDS, reason="elsewhere a compiler has all of a network")
+def test_a_step_of_a_wrapped_network(benchmark: Any) -> None:
+    """The same network as somebody's own module, in turn with the zoo's."""
+    benchmark.group = f"torch: {MODEL}, wrapped, all of it trained, batches of {BATCH}"
+    wrapped, zoo = (Child("torch", "whole.py", "0", *how) for how in (("wrapped",), ()))
+    first = [child.ask(do="first") for child in (wrapped, zoo)]
+    assert np.isclose(*first, rtol=1e-4), "both train the same network"
+    steps: list[tuple[float, float]] = []
+
+    def turn() -> None:
+        own, peers = wrapped.ask(do="step"), zoo.ask(do="step")
+        assert np.isclose(own[0], peers[0], rtol=1e-2) and own[0] < first[0]
+        steps.append((own[1] / BATCH, peers[1] / BATCH))
+
+    benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=1)
+    facts = wrapped.ask(do="facts")
+    wrapped.close()
+    zoo.close()
+    if benchmark.stats is None:
+        pytest.skip("nothing was timed: --benchmark-disable")
+    own, peers = np.median(steps[1:], 0)
+    table.record(
+        CAPABILITY,
+        f"{MODEL}, wrapped, float32, {BATCH} images of {SIZE} px",
+        own,
+        backend="torch",
+        peer="the zoo's",
+        peers=peers,
+        cost=True,
+        facts=facts,
+    )
+    print(f"\n{MODEL}, wrapped: {1e3 * own:.0f} ms an image, {own / peers:.2f} times the zoo's")
+    assert own <= OF_ITS_OWN * peers

@@ -1,6 +1,7 @@
 """All of a network trained, on one core, in a process of its own, which keeps memory as the command's does:
-`whole.py BACKEND NUMBER` reads a request a line and answers a line, both JSON. NUMBER: of the core that it begins
-on, so that several can compile at a time.
+`whole.py BACKEND NUMBER [wrapped]` reads a request a line and answers a line, both JSON. NUMBER: of the core that
+it begins on, so that several can compile at a time. With "wrapped" the network is somebody's own module, which
+hs.wrap takes.
 
 {"do": "first"}    the first step, in which compilers run; its loss before. Then it goes to the first core
 {"do": "step"}     a step; its loss before, and the seconds of the processor that it took
@@ -29,11 +30,14 @@ MODEL, BATCH, SIZE, CLASSES, LR = "mobilenet_v2", 32, 224, 10, 1e-3
 class Setting:
     """As `fit(mode="full")` trains, on images that are decoded."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, wrapped: bool) -> None:
         keep_memory_for(name, ["full"])
         self.backend = registry.load(name)
         self.place = self.backend.place("cpu", "float32")
         model = hs.model(MODEL, classes=CLASSES, size=SIZE)
+        if wrapped:
+            native = self.backend.native(model.graph, model.params)
+            model = hs.wrap(native, preprocess=model.preprocess, classes=model.classes)
         graph = fed(model.graph, model)
         params = {name: model.params[name] for name in graph.param_shapes()}
         self.trainer = self.backend.trainer(graph, params, Recipe(hs.AdamW(LR), Softmax(), False, 0), self.place)
@@ -56,6 +60,6 @@ class Setting:
 
 
 if __name__ == "__main__":
-    backend, number = sys.argv[1:]
+    backend, number, *wrapped = sys.argv[1:]
     keep_to_one_core(int(number))
-    serve(lambda: Setting(backend))
+    serve(lambda: Setting(backend, bool(wrapped)))
