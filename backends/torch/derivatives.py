@@ -25,7 +25,7 @@ def in_own_derivative() -> bool:
     return frame is not None
 
 
-def _derived(kind: type) -> Iterator[Any]:
+def _derived(kind: Any) -> Iterator[Any]:
     for derived in kind.__subclasses__():
         yield derived
         yield from _derived(derived)
