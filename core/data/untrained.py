@@ -89,9 +89,12 @@ def warn_of_single_in_folds(data: Samples, folds: np.ndarray) -> None:
 
 
 def any_in_one_fold(data: Samples, folds: np.ndarray) -> bool:
-    """Whether a class, or label, has different samples, and all in one fold. `folds`: as there."""
+    """Whether a class, or label, has different samples that count, and all in one fold. `folds`: as there."""
     if data.task == REGRESSION:
         return False
+    if data.weights is not None and not data.weights.all():
+        counting = np.flatnonzero(data.weights)
+        data, folds = data.subset(counting), folds[counting]
     return any(
         len(of) == 1 and of != {-1} and not _is_one(data, k) for k, of in _folds_of_each(data, folds).items()
     )

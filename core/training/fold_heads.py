@@ -21,6 +21,7 @@ from functools import cached_property
 
 import numpy as np
 
+from headstart.common.log import LOG
 from headstart.common.progress import track
 from headstart.contract.heads import Chain, chain_of
 from headstart.contract.running import Trainer
@@ -58,6 +59,7 @@ def cross_validated_heads(
     if chain is None or cut is None or s.solver is not None or s.lr_scale is not None:
         return None
     if any_in_one_fold(job.train, job.train.fold_numbers(s.folds, s.seed)):
+        LOG.info("a class is in one fold alone: folds are trained one after the other, each by its own part")
         return None
     graph = job.model.graph.after(cut, job.model.input_shape)
     folded = FoldedFeatures(job, cut)

@@ -187,6 +187,14 @@ def test_a_class_of_one_group_is_not_recognised_where_that_is_held_out(backend: 
     assert not right[labels == 2].any() and right[labels != 2].mean() > 0.5
 
 
+@pytest.mark.of("torch")  # core decides it for every backend in the same way
+def test_a_class_that_counts_in_one_fold_alone_is_not_recognised_there(backend: str) -> None:
+    labels, numbers = images().labels, np.arange(N) % 3
+    weights = np.where((labels == 2) & (numbers != 1), 0, 1)
+    run = fit(in_folds(numbers=numbers, weights=weights), backend=backend)
+    assert not run.validation.right_of_each()[(labels == 2) & (numbers == 1)].any()
+
+
 def test_a_sweep(backend: str) -> None:
     """All settings in the same folds, whatever their seed."""
     data, model = in_folds(), hs.model("lenet", classes=("dark", "light", "striped"))
