@@ -149,7 +149,7 @@ def test_of_data_with_parts_those_to_train_on_have_folds(columns: dict[str, Any]
     folds = FOLDS[:8] + ["", None, "99", "2"]
     data = hs.data.table(columns | {"split": split, "fold": folds}, split="split", fold="fold")
     assert data.train.fold_names == ("2", "10", "a") == data.fold_names
-    assert data.test.fold_names == ()
+    assert data.test.fold_names == () and len(data.test.split(0.5)) == 2
     assert len(data.train.fold_numbers()) == 8
     assert "; in 3 folds of 1 to 3, and 1 that are never held out" in data_lines(data, None, None)[0]
     with pytest.raises(DataError, match="has no fold"):

@@ -22,6 +22,7 @@ import headstart as hs
 from headstart.common.errors import DataError, DataWarning, SettingError, WeightsError
 from headstart.data.annotations import PARTS
 from headstart.testing import small_data, tiny_model
+from headstart.training.advice.measuring import folds_for
 
 STEPS: dict[str, Any] = {"batch_size": 16, "max_epochs": 8, "lr": 0.03}
 QUICK: dict[str, Any] = {**STEPS, "dtype": "float32", "cut": "dropout2"}
@@ -288,6 +289,15 @@ def test_what_does_not_go_with_folds(backend: str, tmp_path: Path) -> None:
             assert fit(both.train, backend=backend).folds.samples == 60
 
 
+@pytest.mark.neutral
+def test_advice_holds_out_folds_of_its_own() -> None:
+    groups = [f"place {k % 9}" for k in range(N)]
+    ours, others = (folds_for(images(groups=groups, folds=folds), 0) for folds in (NUMBERS, None))
+    assert len(ours) == len(others) == 5
+    for fold, other in zip(ours, others, strict=True):
+        np.testing.assert_array_equal(fold, other)
+
+
 @pytest.fixture
 def listed(tmp_path: Path) -> list[str]:
     """Options of a table of pictures, a third of each class in each fold, and two pictures in none."""
@@ -334,6 +344,12 @@ def test_other_commands(listed: list[str], tmp_path: Path) -> None:
     assert "; in 3 folds of 6 to 12" in tested.err, "half of a site's pictures are to test on"
     table = Path(listed[1])
     Path(of_val := str(tmp_path / "v.csv")).write_text(table.read_text().replace("test", "val"))
+    for k in range(4):
+        Image.fromarray(np.full((32, 32, 3), 50 * k, np.uint8)).save(tmp_path / f"new{k}.png")
+    rows = [f"new{k}.png,{'ab'[k % 2]}\n" for k in range(4)]
+    (tmp_path / "plain.csv").write_text("file,kind\n" + "".join(rows))
+    tested = headstart("fit", *listed, "--epochs", "2", "--test", str(tmp_path / "plain.csv"))
+    assert tested.code == 0, tested.err  # a table to test on has no folds
     both = headstart("fit", "--data", of_val, *listed[2:], "--split-column", "side")
     assert both.code == 2 and "--fold-column (fold=) with" in both.err
     assert "Name its training part alone, a table of those rows, or leave out --fold-column" in both.err
