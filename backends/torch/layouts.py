@@ -36,6 +36,10 @@ derivatives of a layer of a DenseNet or an Inception are off by a twelfth; what 
 is off by all of it"""
 NOTHING = 1e-4
 """as a share of all derivatives: of a bias before a batch norm there are only roundings"""
+PADDED = 16
+"""channels that oneDNN computes at a time. The derivative of the weights of a convolution of 1 x 1 that leaves
+out places and takes fewer channels, in float32 and channels-last, writes beyond its memory (torch 2.15): the
+process ends, or goes on with other numbers"""
 CONVOLUTIONS = 2
 """fewer, as in a vision transformer, gain nothing"""
 
@@ -48,8 +52,10 @@ class Layout:
         nodes = [node for node in network.graph.nodes if node.op == "native"]
         self.names = [node.name for node in nodes]
         steady = not any(node.attrs["part"].volatile for node in nodes)
-        weights = [p for name in self.names for p in network.get_submodule(name).parameters() if p.ndim == 4]
-        self.open = steady and place.kind == CPU and allowed() and len(weights) >= CONVOLUTIONS
+        parts = [network.get_submodule(name) for name in self.names]
+        several = sum(p.ndim == 4 for part in parts for p in part.parameters()) >= CONVOLUTIONS
+        safe = not any(map(_writes_beyond, parts))
+        self.open = steady and place.kind == CPU and allowed() and several and safe
 
     def choose(self, rows: Any) -> None:
         """In training mode, of what the network is given next. `rows`: as core has them; a few are looked at."""
@@ -97,6 +103,17 @@ class Layout:
         with torch.no_grad():
             network(few)
         return taken
+
+
+def _writes_beyond(part: nn.Module) -> bool:
+    """Whether a convolution may be one of which oneDNN's derivative does: a weight that is no layer's of torch's
+    may be of any."""
+    for module in part.modules():
+        for weight in module.parameters(recurse=False):
+            few = weight.ndim == 4 and weight.shape[2:] == (1, 1) and weight.shape[1] < PADDED
+            if few and not (isinstance(module, nn.Conv2d) and set(module.stride) == {1}):
+                return True
+    return False
 
 
 class Computed(NamedTuple):
