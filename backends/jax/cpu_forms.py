@@ -23,12 +23,23 @@ class PointwiseConv(nnx.Conv):
     """A 1x1 convolution as the matrix product it is: XLA's convolutions are slow on a CPU."""
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        down, right = self.strides
-        x = inputs[:, ::down, ::right]
-        dtype = self.dtype or x.dtype
-        kernel = self.kernel[...][0, 0].astype(dtype)
-        y = of_rows(x.astype(dtype), kernel, 0)
+        dtype = self.dtype or inputs.dtype
+        y = pointwise(inputs, self.kernel[...].astype(dtype), self.strides)
         return y if self.bias is None else y + self.bias[...].astype(dtype)
+
+
+def pointwise(x: jax.Array, kernel: jax.Array, stride: Sequence[int]) -> jax.Array:
+    """`(n, h, w, c)`, `(1, 1, c, c')`; in the kernel's type of numbers."""
+    down, right = stride
+    return of_rows(x[:, ::down, ::right].astype(kernel.dtype), kernel[0, 0], 0)
+
+
+def depthwise(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pads) -> jax.Array:
+    """`(n, h, w, c)`, `(high, wide, 1, c)`"""
+    # what is added up is float32, as in any convolution
+    filters = kernel.astype(jnp.float32)
+    maps = shifted_maps(_padded(x, padding).astype(jnp.float32), kernel.shape[:2], stride)
+    return sum(map(weighted, maps, filters.reshape(-1, kernel.shape[3]))).astype(x.dtype)
 
 
 def _padded(x: jax.Array, padding: Pads) -> jax.Array:
@@ -76,12 +87,7 @@ class DepthwiseConv(nnx.Conv):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         dtype = self.dtype or inputs.dtype
-        # what is added up is float32, as in any convolution
-        x = _padded(inputs.astype(dtype), self.padding).astype(jnp.float32)
-        kernel = self.kernel[...].astype(dtype).astype(jnp.float32)
-        weights = kernel.reshape(-1, kernel.shape[3])
-        maps = shifted_maps(x, kernel.shape[:2], self.strides)
-        y = sum(map(weighted, maps, weights)).astype(dtype)
+        y = depthwise(inputs.astype(dtype), self.kernel[...].astype(dtype), self.strides, self.padding)
         return y if self.bias is None else y + self.bias[...].astype(dtype)
 
 
@@ -104,6 +110,15 @@ class Window(NamedTuple):
     stride: tuple[int, ...]
     padding: Pads
     groups: int
+
+
+def convolution(x: jax.Array, kernel: jax.Array, how: Window) -> jax.Array:
+    """Of maps `(n, h, w, c)` with a kernel `(high, wide, c / groups, c')`, in the form that is the fastest."""
+    if how.groups == x.shape[3] == kernel.shape[3] > 1:
+        return depthwise(x, kernel, how.stride, how.padding)
+    if kernel.shape[:2] == (1, 1) and how.groups == 1:  # of which no padding is less than the kernel but none
+        return pointwise(x, kernel, how.stride)
+    return convolved(x, kernel, how)
 
 
 def _by_xla(x: jax.Array, kernel: jax.Array, how: Window) -> jax.Array:

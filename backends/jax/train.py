@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 
 from headstart.backends.doors.jax_devices import compiled, donates, put
-from headstart.backends.jax import losses
+from headstart.backends.jax import cpu_programs, losses
 from headstart.backends.jax.arrays import as_float, to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
@@ -46,6 +46,7 @@ class JaxTrainer:
         # what a step changes: parameters, statistics, numbers of steps, random streams, the optimiser's moments
         self.carry = put((weights, rest, first_moments(self.update_rule, as_float(weights))), place)
         # On a CPU a convolution inside a loop falls back to code that is 30 times slower than the one outside.
+        self.formed = cpu_programs.may_be_formed(graph, place)
         self.scans = place.kind != CPU or not any(map(_convolves, graph.nodes))
         self._step = compiled(self._one_step, place, changes=0)
         self._resident_step = compiled(self._one_resident_step, place, changes=0)
@@ -124,8 +125,10 @@ class JaxTrainer:
         self.carry = put(jax.tree.map_with_path(leaf_of, self.carry), self.place)
 
     def _forward(self, weights: nnx.State, rest: nnx.State, x: Any) -> jax.Array:
-        network = nnx.merge(self.inference, weights, rest)
-        return network(as_float(x)).astype(jnp.float32)
+        def run(weights: nnx.State, rest: nnx.State, x: Any) -> jax.Array:
+            return nnx.merge(self.inference, weights, rest)(as_float(x)).astype(jnp.float32)
+
+        return (cpu_programs.on_cpu(run, cpu_programs.TRAINING) if self.formed else run)(weights, rest, x)
 
     def _one_step(self, carry: Any, x: Any, known: Known, rate: jax.Array) -> tuple[Any, Result]:
         """`known`: of the batch's samples."""
@@ -147,7 +150,8 @@ class JaxTrainer:
             means = losses.mean(losses.per_sample(self.recipe.loss, logits, targets), sample_weights)
             return means @ self.output_weights, (means, logits[0], new_weights, new_rest)
 
-        (_, (means, logits, written, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights)
+        formed = cpu_programs.on_cpu(loss_of, cpu_programs.TRAINING) if self.formed else loss_of
+        (_, (means, logits, written, rest)), gradients = jax.value_and_grad(formed, has_aux=True)(weights)
         # A module may write to its parameters, as flax's weight norms do: the step goes on from there.
         weights = jax.tree.map(lambda w, new, m: new.astype(w.dtype) if m else w, weights, written, self.multiples)
         # in half precision the moments would come to nothing

@@ -15,14 +15,15 @@ from flax import nnx
 
 from headstart.backends.doors.jax_devices import compiled, is_out_of_memory, put
 from headstart.backends.doors.jax_programs import unkept
+from headstart.backends.jax import cpu_programs
 from headstart.backends.jax.arrays import as_float, to_numpy
 from headstart.backends.jax.door import behind_door
 from headstart.backends.jax.emit import Network
 from headstart.backends.jax.frozen import FrozenNetwork, attends
-from headstart.backends.jax.fused import fused
+from headstart.backends.jax.fused import available, fused
 from headstart.common.log import LOG
 from headstart.contract.devices import CPU, reason_of
-from headstart.contract.recipe import Place
+from headstart.contract.recipe import FLOAT16, Place
 from headstart.contract.streams import Dtypes, is_held, one_by_one, overlapped
 from headstart.graph import Graph
 
@@ -43,6 +44,8 @@ class JaxTrunk:
         self.network = Network(graph, params, outputs, place)
         self.network.eval()
         self.fused = fused(self.network, place)
+        formed = self.fused is None and place.arithmetic != FLOAT16 and cpu_programs.may_be_formed(graph, place)
+        self.formed = formed and available()
         self.cudnn = attends(self.network, place)
         faster = self.fused if place.kind == CPU else FrozenNetwork(self.network, place, self.cudnn)
         self.held = faster is None  # whether the network's own parameters are those on the device
@@ -51,14 +54,15 @@ class JaxTrunk:
         self._compile()
 
     def _compile(self) -> None:
-        self._run = compiled(_computed(self.graphdef), self.place)
+        run = _computed(self.graphdef)
+        self._run = compiled(cpu_programs.on_cpu(run, cpu_programs.INFERENCE) if self.formed else run, self.place)
         self._leave: dict[tuple[tuple[str, str], ...], Any] = {}
         """the nodes and types of numbers of a stream -> its program"""
 
     def run(self, images: Any) -> dict[str, jax.Array]:
         images = put(images, self.place)
         # Any batch may be the first of its shape, for which the program is compiled.
-        with unkept() if self.fused else nullcontext():
+        with unkept() if self.fused or self.formed else nullcontext():
             return self._tried(lambda: jax.block_until_ready(self._run(self.state, images)))
 
     def stream(self, batches: Iterable[Any], dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
