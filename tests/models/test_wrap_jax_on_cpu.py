@@ -124,7 +124,7 @@ def test_programs_give_what_they_give(name: str) -> None:
     assert left == (name in LEFT)
 
 
-# of a negative padding XLA's own derivative by the kernel is wrong, and another one from call to call (jaxlib 0.10)
+# XLA's own derivative by a kernel with negative padding is wrong, and another one in each call (jaxlib 0.10)
 @pytest.mark.parametrize("name", [name for name in (*REPLACED, *LEFT) if name != "cut off"])
 def test_derivatives_are_what_they_are(name: str) -> None:
     run, *given = (REPLACED | LEFT)[name]
