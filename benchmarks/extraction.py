@@ -57,6 +57,8 @@ class Setting:
         made = hs.model(model, classes=10, size=SIZE)
         if wrapped:
             native = self.backend.native(made.graph, made.params)
+            if self.backend.name == "jax":
+                as_users_write_them(native)
             made = hs.wrap(native, preprocess=made.preprocess, classes=made.classes)
         self.network(decayed(made, unused) if unused else made, batch)
 
@@ -127,16 +129,22 @@ def keras_peer(native: Any, ready: np.ndarray) -> Any:
 
 
 def jax_peer(native: Any, ready: np.ndarray) -> Any:
-    """Every convolution an `nnx.Conv`, as users write it: 1x1 ones that the network computes as products are that
-    class with another `__call__`, so they take its own back."""
     import jax.numpy as jnp
+    from flax import nnx
+
+    as_users_write_them(native)
+    x, jitted = jnp.asarray(ready), nnx.jit(lambda module, images: module(images))
+    return lambda: np.asarray(jitted(native, x))
+
+
+def as_users_write_them(native: Any) -> None:
+    """Make every convolution an `nnx.Conv`: 1x1 ones that the network computes as products are that class with
+    another `__call__`, so they take its own back."""
     from flax import nnx
 
     for _, layer in nnx.iter_modules(native):
         if isinstance(layer, nnx.Conv):
             layer.__class__ = nnx.Conv
-    x, jitted = jnp.asarray(ready), nnx.jit(lambda module, images: module(images))
-    return lambda: np.asarray(jitted(native, x))
 
 
 def torch_product(a: np.ndarray, b: np.ndarray, precision: str) -> Any:
