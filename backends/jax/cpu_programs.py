@@ -92,10 +92,11 @@ def _replaced(equation: Any, given: Sequence[Any], forms: Forms) -> Sequence[Any
     """What an equation gives, in another form; None where it has none."""
     name, params = equation.primitive.name, equation.params
     if name == CONVOLUTION:
-        y = _convolved(*given, params, forms)
+        x, kernel = given
+        y = _convolved(x, kernel, params, forms)
         return None if y is None else [y]
     if name == MAX_POOL:
-        y = _pooled(*given, params, forms)
+        y = _pooled(given[0], params, forms)
         return None if y is None else [y]
     if name in forms.calls and any(inner in (CONVOLUTION, MAX_POOL) for inner in _called(equation, forms)):
         inner = next(params[key] for key in INNER if params.get(key) is not None)
