@@ -136,8 +136,13 @@ def test_derivatives_are_what_they_are(name: str) -> None:
         return (y * jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)).sum()
 
     places = tuple(range(len(given)))
+    try:
+        expected = jax.jit(jax.grad(total, places))(*given)
+    except TypeError:
+        assert name == "halves summed in float32"
+        pytest.skip("older versions of JAX cannot derive that")
     formed = jax.jit(jax.grad(cpu_programs.on_cpu(total, cpu_programs.TRAINING), places))(*given)
-    for one, other in zip(formed, jax.jit(jax.grad(total, places))(*given), strict=True):
+    for one, other in zip(formed, expected, strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
         near = 4e-2 if jnp.bfloat16 in (given[0].dtype, one.dtype) else 1e-4
         np.testing.assert_allclose(np.asarray(one, np.float32), np.asarray(other, np.float32), near, near)
