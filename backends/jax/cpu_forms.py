@@ -17,28 +17,32 @@ from flax import nnx
 from headstart.graph.ops import window_padding
 
 Pads = tuple[tuple[int, int], ...]
+LEAST = 14 * 14
+"""places of a map from which on `_of_windows` is faster without groups: two to four times"""
 
 
-class PointwiseConv(nnx.Conv):
-    """A 1x1 convolution as the matrix product it is: XLA's convolutions are slow on a CPU."""
+class Window(NamedTuple):
+    """How a kernel goes over maps."""
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        dtype = self.dtype or inputs.dtype
-        y = pointwise(inputs, self.kernel[...].astype(dtype), self.strides)
-        return y if self.bias is None else y + self.bias[...].astype(dtype)
-
-
-def pointwise(x: jax.Array, kernel: jax.Array, stride: Sequence[int]) -> jax.Array:
-    """`(n, h, w, c)`, `(1, 1, c, c')`; in the kernel's type of numbers."""
-    down, right = stride
-    return of_rows(x[:, ::down, ::right].astype(kernel.dtype), kernel[0, 0], 0)
+    stride: tuple[int, ...]
+    padding: Pads
+    groups: int
 
 
-def depthwise(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pads) -> jax.Array:
-    """`(n, h, w, c)`, `(high, wide, 1, c)`"""
+def pointwise(x: jax.Array, kernel: jax.Array, how: Window) -> jax.Array:
+    """A 1x1 convolution, `(n, h, w, c)` and `(1, 1, c, c')`, as the matrix product it is: XLA's convolutions are
+    slow on a CPU."""
+    down, right = how.stride
+    return of_rows(x[:, ::down, ::right], kernel[0, 0], 0)
+
+
+def depthwise(x: jax.Array, kernel: jax.Array, how: Window) -> jax.Array:
+    """A convolution that has a filter a channel, `(n, h, w, c)` and `(high, wide, 1, c)`, as the sum of as many
+    shifted and weighted maps as a filter has weights, which XLA makes one loop of. Its own form of them takes a
+    CPU three to fourteen times as long, forward and backward."""
     # what is added up is float32, as in any convolution
     filters = kernel.astype(jnp.float32)
-    maps = shifted_maps(_padded(x, padding).astype(jnp.float32), kernel.shape[:2], stride)
+    maps = shifted_maps(_padded(x, how.padding).astype(jnp.float32), kernel.shape[:2], how.stride)
     return sum(map(weighted, maps, filters.reshape(-1, kernel.shape[3]))).astype(x.dtype)
 
 
@@ -80,47 +84,6 @@ def shifted_back(
     return jnp.stack(parts, 2).reshape(n, rows * down, columns * across, c)[:, : size[0], : size[1]]
 
 
-class DepthwiseConv(nnx.Conv):
-    """A convolution that has a filter a channel, as the sum of as many shifted and weighted maps as a filter has
-    weights, which XLA makes one loop of. Its own form of them takes a CPU three to fourteen times as long, forward
-    and backward."""
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        dtype = self.dtype or inputs.dtype
-        y = depthwise(inputs.astype(dtype), self.kernel[...].astype(dtype), self.strides, self.padding)
-        return y if self.bias is None else y + self.bias[...].astype(dtype)
-
-
-class WindowedConv(nnx.Conv):
-    """A convolution as `convolved` has it."""
-
-    LEAST = 14 * 14
-    """places of a map from which on `_of_windows` is faster without groups: two to four times"""
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        dtype = self.dtype or inputs.dtype
-        how = Window(tuple(self.strides), tuple(map(tuple, self.padding)), self.feature_group_count)
-        y = convolved(inputs.astype(dtype), self.kernel[...].astype(dtype), how)
-        return y if self.bias is None else y + self.bias[...].astype(dtype)
-
-
-class Window(NamedTuple):
-    """How a kernel goes over maps."""
-
-    stride: tuple[int, ...]
-    padding: Pads
-    groups: int
-
-
-def convolution(x: jax.Array, kernel: jax.Array, how: Window) -> jax.Array:
-    """Of maps `(n, h, w, c)` with a kernel `(high, wide, c / groups, c')`, in the form that is the fastest."""
-    if how.groups == x.shape[3] == kernel.shape[3] > 1:
-        return depthwise(x, kernel, how.stride, how.padding)
-    if kernel.shape[:2] == (1, 1) and how.groups == 1:  # of which no padding is less than the kernel but none
-        return pointwise(x, kernel, how.stride)
-    return convolved(x, kernel, how)
-
-
 def _by_xla(x: jax.Array, kernel: jax.Array, how: Window) -> jax.Array:
     """`(n, h', w', c')` of `x` `(n, h, w, c)` and a kernel `(high, wide, c / groups, c')`"""
     return jax.lax.conv_general_dilated(
@@ -157,7 +120,7 @@ def _convolved_backward(
         of_x = _of_places(x.shape, kernel, how, gradient)
     else:
         (of_x,) = jax.linear_transpose(lambda x: _by_xla(x, kernel, how), x)(gradient)
-    if how.groups > 1 or math.prod(gradient.shape[1:3]) >= WindowedConv.LEAST:
+    if how.groups > 1 or math.prod(gradient.shape[1:3]) >= LEAST:
         return of_x, _of_windows(x, kernel.shape, how, gradient).astype(kernel.dtype)
     (of_kernel,) = jax.linear_transpose(lambda kernel: _by_xla(x, kernel, how), kernel)(gradient)
     return of_x, of_kernel
@@ -197,6 +160,38 @@ def _of_windows(x: jax.Array, shape: tuple[int, ...], how: Window, gradient: jax
     return jnp.moveaxis(total.reshape(outputs, high, wide, c), 0, -1)
 
 
+class CpuConv(nnx.Conv):
+    """A convolution in one of these forms."""
+
+    form: Callable[[jax.Array, jax.Array, Window], jax.Array]
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        dtype = self.dtype or inputs.dtype
+        how = Window(tuple(self.strides), tuple(map(tuple, self.padding)), self.feature_group_count)
+        y = self.form(inputs.astype(dtype), self.kernel[...].astype(dtype), how)
+        return y if self.bias is None else y + self.bias[...].astype(dtype)
+
+
+class PointwiseConv(CpuConv):
+    form = staticmethod(pointwise)
+
+
+class DepthwiseConv(CpuConv):
+    form = staticmethod(depthwise)
+
+
+class WindowedConv(CpuConv):
+    form = staticmethod(convolved)
+
+
+def form_of(size: Sequence[int], channels: int, outputs: int, how: Window) -> type[CpuConv]:
+    """The fastest, for kernels of this size over maps of so many channels."""
+    if how.groups == channels == outputs > 1:
+        return DepthwiseConv
+    is_product = tuple(size) == (1, 1) and not any(map(any, how.padding)) and how.groups == 1
+    return PointwiseConv if is_product else WindowedConv
+
+
 @jax.custom_vjp
 def weighted(maps: jax.Array, weights: jax.Array) -> jax.Array:
     """`maps` `(n, h, w, c)` times `weights` `(c,)`. For these weights' gradient, a sum over all but the channels,
@@ -233,11 +228,16 @@ def of_rows(x: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
 
 
 def max_pool_of_maps(a: Mapping[str, Any]) -> Callable[[jax.Array], jax.Array]:
+    return max_pool_of(tuple(a["kernel"]), tuple(a["stride"]), window_padding(a))
+
+
+def max_pool_of(
+    kernel: tuple[int, ...], stride: tuple[int, ...], padding: Pads
+) -> Callable[[jax.Array], jax.Array]:
     """By comparing shifted maps: XLA's own form takes a CPU five to thirteen times as long, there and back."""
-    kernel, stride, padding = tuple(a["kernel"]), tuple(a["stride"]), [(0, 0), *window_padding(a), (0, 0)]
 
     def pool(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, padding, constant_values=-jnp.inf)
+        x = jnp.pad(x, [(0, 0), *padding, (0, 0)], constant_values=-jnp.inf)
         return largest(x, kernel, stride, x.shape[1:3])
 
     return pool

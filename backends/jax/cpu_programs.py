@@ -10,7 +10,6 @@ Invariant: what comes out is what the program computes, within rounding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from headstart.backends.jax import fused
-from headstart.backends.jax.cpu_forms import Window, convolution, largest
+from headstart.backends.jax.cpu_forms import Window, form_of, max_pool_of
 from headstart.common.log import LOG
 from headstart.contract.devices import CPU
 from headstart.contract.recipe import Place
@@ -34,13 +33,19 @@ WITH_DERIVATIVES = ("custom_jvp_call", "custom_vjp_call", "checkpoint", "remat",
 INNER = ("call_jaxpr", "jaxpr", "fun_jaxpr")
 
 
+SEVERAL = 2
+"""convolutions: for one, as a vision transformer has, it does not pay that what calls oneDNN is compiled anew in
+each process"""
+
+
 def may_be_formed(graph: Graph, place: Place) -> bool:
-    """Whether there are programs of users' in it, which may have such forms here."""
-    return any(node.op == "native" for node in graph.nodes) and place.kind == CPU and allowed()
+    """Whether there are programs of users' in it that are to have such forms here."""
+    natives = [node.attrs["part"].native for node in graph.nodes if node.op == "native"]
+    return sum(of.convolutions for of in natives) >= SEVERAL and place.kind == CPU and allowed()
 
 
 class Forms(NamedTuple):
-    """What stands for XLA's own convolution of maps `(n, h, w, c)`, and for its max pool of padded ones."""
+    """What stands for XLA's own convolution of maps `(n, h, w, c)`, and how a max pool of such is used."""
 
     convolution: Callable[[jax.Array, jax.Array, Window, Any], jax.Array]
     """of maps, a kernel `(high, wide, c / groups, c')`, and the type of the numbers that are asked for"""
@@ -145,11 +150,7 @@ def _pooled(x: jax.Array, params: Any, forms: Forms) -> jax.Array | None:
     if not x.size or any(pad < 0 for pads in padding for pad in pads):
         return None
 
-    def pool(rows: jax.Array) -> jax.Array:
-        maps = jnp.pad(rows, padding, constant_values=-jnp.inf)
-        return largest(maps, tuple(window[1:3]), tuple(stride[1:3]), maps.shape[1:3])
-
-    return forms.max_pool(pool, x)
+    return forms.max_pool(max_pool_of(tuple(window[1:3]), tuple(stride[1:3]), tuple(padding[1:3])), x)
 
 
 def _by_onednn(x: jax.Array, kernel: jax.Array, how: Window, dtype: Any) -> jax.Array:
@@ -160,16 +161,10 @@ def _by_onednn(x: jax.Array, kernel: jax.Array, how: Window, dtype: Any) -> jax.
     return fused.convolution(operands, how.stride, how.padding, how.groups, (), wide).astype(dtype)
 
 
-def _some_images_at_a_time(pool: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """In float32: see `fused.max_pool`."""
-    rows = math.gcd(len(x), fused.ROWS)
-    y = jax.lax.map(pool, x.astype(jnp.float32).reshape(len(x) // rows, rows, *x.shape[1:]))
-    return y.reshape(len(x), *y.shape[2:]).astype(x.dtype)
+def _by_products(x: jax.Array, kernel: jax.Array, how: Window, dtype: Any) -> jax.Array:
+    form = form_of(kernel.shape[:2], x.shape[3], kernel.shape[3], how).form
+    return form(x.astype(dtype), kernel.astype(dtype), how)
 
 
-INFERENCE = Forms(_by_onednn, _some_images_at_a_time, (*CALLS, *WITH_DERIVATIVES))
-TRAINING = Forms(
-    lambda x, kernel, how, dtype: convolution(x.astype(dtype), kernel.astype(dtype), how),
-    lambda pool, x: pool(x),
-    CALLS,
-)
+INFERENCE = Forms(_by_onednn, fused.a_few_at_a_time, (*CALLS, *WITH_DERIVATIVES))
+TRAINING = Forms(_by_products, lambda pool, x: pool(x), CALLS)

@@ -13,7 +13,7 @@ from flax import nnx
 
 from headstart.backends.jax import parts
 from headstart.backends.jax.arrays import HALVES
-from headstart.backends.jax.cpu_forms import DepthwiseConv, PointwiseConv, WindowedConv, max_pool_of_maps, of_rows
+from headstart.backends.jax.cpu_forms import Window, form_of, max_pool_of_maps, of_rows
 from headstart.common.errors import UnsupportedOpError
 from headstart.contract.devices import CPU
 from headstart.contract.masks import DROPS
@@ -148,10 +148,8 @@ def _form_of_conv(a: Mapping[str, Any], place: Place) -> type[nnx.Conv]:
     """XLA's own convolutions are slow on a CPU."""
     if place.kind != CPU:
         return nnx.Conv
-    if a["groups"] == a["in_channels"] == a["out_channels"] > 1:
-        return DepthwiseConv
-    pointwise = a["kernel"] == (1, 1) and a["padding"] == ((0, 0), (0, 0)) and a["groups"] == 1
-    return PointwiseConv if pointwise else WindowedConv
+    how = Window(a["stride"], a["padding"], a["groups"])
+    return form_of(a["kernel"], a["in_channels"], a["out_channels"], how)
 
 
 def _linear(a: Mapping[str, Any], p: Mapping[str, np.ndarray], place: Place, streams: Streams) -> Layer:

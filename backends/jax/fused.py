@@ -22,7 +22,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -161,14 +161,13 @@ def convolution(
 def max_pool(a: Mapping[str, Any]) -> Layer:
     """As `emit` has it, but a few images at a time, in float32, and by comparing shifted maps: XLA is slow at
     windows, and at anything in bfloat16."""
-    largest = max_pool_of_maps(a)
+    return partial(a_few_at_a_time, max_pool_of_maps(a))
 
-    def pool(x: jax.Array) -> jax.Array:
-        rows = math.gcd(len(x), ROWS)
-        y = jax.lax.map(largest, x.astype(jnp.float32).reshape(len(x) // rows, rows, *x.shape[1:]))
-        return y.reshape(len(x), *y.shape[2:]).astype(x.dtype)
 
-    return pool
+def a_few_at_a_time(pool: Layer, x: jax.Array) -> jax.Array:
+    rows = math.gcd(len(x), ROWS)
+    y = jax.lax.map(pool, x.astype(jnp.float32).reshape(len(x) // rows, rows, *x.shape[1:]))
+    return y.reshape(len(x), *y.shape[2:]).astype(x.dtype)
 
 
 def attention(a: Mapping[str, Any]) -> Layer:

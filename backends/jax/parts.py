@@ -30,6 +30,8 @@ from headstart.graph import NativePart
 from headstart.models.several import Entry, entry_of
 
 Path = tuple[Any, ...]
+CONVOLUTION = "conv_general_dilated["
+"""in the text of a program, each"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +41,8 @@ class Native:
     module: nnx.Module
     names: Mapping[Path, str]
     """path of a variable in `module` -> the parameter's name"""
-    convolves: bool
-    """whether there is a convolution in it, which is slow inside of a loop on a CPU"""
+    convolutions: int
+    """how many there are in it, of which each is slow inside of a loop on a CPU"""
 
 
 class Stop(Exception):  # noqa: N818 - it carries a value, and is always caught
@@ -317,7 +319,7 @@ def part_of(
     text = str(program)
     part = NativePart(
         "jax",
-        Native(module, dict(names), "conv_general_dilated" in text),
+        Native(module, dict(names), text.count(CONVOLUTION)),
         Arrays.like(example).entries,
         tuple(value.shape[1:]),
         {name: tuple(array.shape) for name, array in params.items()},

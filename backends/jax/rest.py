@@ -26,6 +26,7 @@ from headstart.backends.jax.following import MEAN, part_of
 from headstart.backends.jax.modes import switch
 from headstart.backends.jax.norms import COLLECTION
 from headstart.backends.jax.parts import (
+    CONVOLUTION,
     INSIDE,
     Path,
     Whole,
@@ -202,7 +203,7 @@ def with_rest(request: WrapRequest) -> Wrapping:
 
     rest, names = behind(nnx.clone(module)), {("module", *path): name for path, name in names_of(module).items()}
     features = features_of(wrapping.trunk)
-    used, convolves = _used(rest, features, example)
+    used, convolutions = _used(rest, features, example)
     if used is None:
         legal = [path for path in _legal(module, by_name, example, row) if path not in classifiers]
         raise in_a_branch(cut, [path for path, *_ in calls], legal, at)
@@ -218,7 +219,7 @@ def with_rest(request: WrapRequest) -> Wrapping:
         for name, size in part.norms.items()
         if {f"{name}.{MEAN}", f"{COLLECTION}.{name}.{MEAN}"} & {*named.values()}
     }
-    part = replace(part, norms=norms, native=replace(part.native, convolves=convolves))
+    part = replace(part, norms=norms, native=replace(part.native, convolutions=convolutions))
     return replace(wrapping, head=part, head_params=params, reason=wrapping.reason or reason, ending=ending)
 
 
@@ -268,11 +269,11 @@ def _ending(module: nnx.Module, by_name: bool, example: Any, classifiers: Sequen
     return close[0] if len(close) == 1 else ""
 
 
-def _used(rest: Rest, features: np.ndarray, example: Any) -> tuple[set[Path] | None, bool]:
-    """The variables in `rest.whole` that what it gives is computed from, in inference or in training, and whether
-    a convolution is; None where the module's own input is, too, which goes around the cut."""
+def _used(rest: Rest, features: np.ndarray, example: Any) -> tuple[set[Path] | None, int]:
+    """The variables in `rest.whole` that what it gives is computed from, in inference or in training, and of how
+    many convolutions; None where the module's own input is, too, which goes around the cut."""
     used: set[Path] = set()
-    convolves = False
+    convolutions = 0
     for learns in (False, True):
         switched = nnx.clone(rest)
         switch(switched, learns)
@@ -292,10 +293,10 @@ def _used(rest: Rest, features: np.ndarray, example: Any) -> tuple[set[Path] | N
             raise
         reached = reaching(program)
         used |= {path for path, reaches in zip(values, reached, strict=False) if reaches}
-        convolves |= "conv_general_dilated" in living(program)
+        convolutions = max(convolutions, living(program).count(CONVOLUTION))
         if not learns and (any(reached[len(values) + 1 :]) or not reached[len(values)]):
-            return None, False
-    return used, convolves
+            return None, 0
+    return used, convolutions
 
 
 def _prune(rest: Rest, used: set[Path]) -> None:

@@ -45,8 +45,8 @@ class JaxTrainer:
         )
         # what a step changes: parameters, statistics, numbers of steps, random streams, the optimiser's moments
         self.carry = put((weights, rest, first_moments(self.update_rule, as_float(weights))), place)
-        # On a CPU a convolution inside a loop falls back to code that is 30 times slower than the one outside.
         self.formed = cpu_programs.may_be_formed(graph, place)
+        # On a CPU a convolution inside a loop falls back to code that is 30 times slower than the one outside.
         self.scans = place.kind != CPU or not any(map(_convolves, graph.nodes))
         self._step = compiled(self._one_step, place, changes=0)
         self._resident_step = compiled(self._one_resident_step, place, changes=0)
@@ -191,7 +191,7 @@ def _numbers(leaf: Any) -> Any:
 
 
 def _convolves(node: Node) -> bool:
-    return node.op == "conv" or (node.op == "native" and node.attrs["part"].native.convolves)
+    return node.op == "conv" or (node.op == "native" and node.attrs["part"].native.convolutions > 0)
 
 
 def _update_rule(recipe: Recipe) -> optax.GradientTransformation:

@@ -183,6 +183,25 @@ def test_features_of_a_network(precision: str, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(found, expected, rtol=near, atol=near)
 
 
+class One(nnx.Module):
+    """As a vision transformer has it."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.patches = nnx.Conv(3, 8, (4, 4), strides=4, padding="VALID", rngs=rngs)
+        self.fc = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return self.fc(jax.nn.gelu(self.patches(x)).mean((1, 2)))
+
+
+@pytest.mark.parametrize(("kind", "formed"), [(Net, True), (One, False)])
+def test_one_convolution_is_left(kind: Any, formed: bool) -> None:
+    """A program that calls oneDNN is compiled anew in each process; XLA's own is kept."""
+    model = hs.wrap(kind(nnx.Rngs(0)), preprocess=PREPROCESS, classes=list("abc"))
+    trunk = registry.load("jax").trunk(model.graph, model.params, [model.default_cut], Place("cpu", "float32"))
+    assert trunk.formed == formed
+
+
 def test_a_version_that_has_programs_in_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise AttributeError("eqns")
