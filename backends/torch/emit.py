@@ -317,3 +317,20 @@ class Network(nn.Module):
             return {name: values[name] for name in self.outputs}
         results = tuple(values[name] for name in graph.outputs)
         return results if len(results) > 1 else results[0]
+
+
+def given_to(network: Network, names: Sequence[str], x: Any) -> dict[str, torch.Tensor]:
+    """What these submodules take when the network runs on `x`."""
+    taken: dict[str, torch.Tensor] = {}
+    handles = [
+        network.get_submodule(name).register_forward_pre_hook(
+            # before hooks of a user's own, which may change it; a copy, since the part may write to it
+            lambda _, args, name=name: taken.update({name: args[0].clone()}),
+            prepend=True,
+        )
+        for name in names
+    ]
+    network(x)
+    for handle in handles:
+        handle.remove()
+    return taken

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from headstart.backends.torch.devices import LOW, autocast
-from headstart.backends.torch.emit import Network
+from headstart.backends.torch.emit import Network, given_to
 from headstart.backends.torch.fused import CACHE_NBYTES, LEAST_ROWS, available
 from headstart.backends.torch.trace import Part, sharing
 from headstart.backends.torch.woven import Woven
@@ -106,17 +106,8 @@ class _Woven(_ChannelsLast):
     def __init__(self, network: Network, few: torch.Tensor, dtype: torch.dtype) -> None:
         super().__init__(network, few, dtype)
         self.woven: dict[str, Woven] = {}
-        taken: dict[str, torch.Tensor] = {}
         parts = [node.name for node in network.graph.nodes if node.op == "native"]
-        handles = [
-            self.network.get_submodule(name).register_forward_pre_hook(
-                lambda _, args, name=name: taken.update({name: args[0]})
-            )
-            for name in parts
-        ]
-        super().__call__(few)
-        for handle in handles:
-            handle.remove()
+        taken = given_to(self.network, parts, few.contiguous(memory_format=torch.channels_last))
         largest = few[0].numel()
         for name in parts:
             part = self.network.get_submodule(name)

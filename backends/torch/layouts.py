@@ -21,8 +21,9 @@ from torch.utils import _pytree as pytree
 
 from headstart.backends.torch.arrays import to_native
 from headstart.backends.torch.chance import undrawn
-from headstart.backends.torch.emit import Network
+from headstart.backends.torch.emit import Network, given_to
 from headstart.backends.torch.optimizers import FusedOptimizer
+from headstart.backends.torch.trace import sharing
 from headstart.common.log import LOG
 from headstart.contract.devices import CPU
 from headstart.contract.recipe import Place
@@ -59,10 +60,10 @@ class Layout:
 
     def choose(self, rows: Any) -> None:
         """In training mode, of what the network is given next. `rows`: as core has them; a few are looked at."""
-        if not self.open or (rows_there := count(rows)) < 2:
+        if not self.open or count(rows) < ROWS:
             return
         self.open = False
-        few = to_native(window(rows, 0, min(rows_there, ROWS)), CPU)
+        few = to_native(window(rows, 0, ROWS), CPU)
         if not isinstance(few, torch.Tensor) or few.ndim != 4:
             return
         try:
@@ -80,29 +81,20 @@ class Layout:
 
     def _doubts(self, few: torch.Tensor) -> Iterator[str]:
         """Why it should not be."""
-        for name, given in self._given(few).items():
+        network = sharing(self.network).eval()
+        assert isinstance(network, Network)
+        network.keeps_layout = True
+        with torch.no_grad():
+            taken = given_to(network, self.names, few)
+        for name, given in taken.items():
             if given.ndim != 4:
                 continue
             if not given.is_contiguous(memory_format=torch.channels_last):
                 yield f"{name} is given maps in another order"
             module = self.network.get_submodule(name)
             turned = copy.deepcopy(module).to(memory_format=torch.channels_last)
-            for training in (False, True):
-                as_it_is = _computed(module, given.contiguous(), training)
-                if not _are_near(as_it_is, _computed(turned, given, training), training):
-                    yield f"{name} computes something else"
-
-    def _given(self, few: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What each part takes when the network is given these rows."""
-        network, taken = copy.deepcopy(self.network).eval(), dict[str, torch.Tensor]()
-        network.keeps_layout = True
-        for name in self.names:
-            network.get_submodule(name).register_forward_pre_hook(
-                lambda _, args, name=name: taken.update({name: args[0].clone()}), prepend=True
-            )
-        with torch.no_grad():
-            network(few)
-        return taken
+            if not _are_near(_computed(copy.deepcopy(module), given.contiguous()), _computed(turned, given)):
+                yield f"{name} computes something else"
 
 
 def _writes_beyond(part: nn.Module) -> bool:
@@ -117,38 +109,40 @@ def _writes_beyond(part: nn.Module) -> bool:
 
 
 class Computed(NamedTuple):
-    """What a module gives, and the derivatives of the sum of its squares by each parameter."""
+    """What a module gives in inference and in training, and the derivatives of the sum of the latter's squares by
+    each parameter."""
 
-    outputs: list[torch.Tensor]
+    inference: list[torch.Tensor]
+    training: list[torch.Tensor]
     derivatives: list[torch.Tensor]
 
 
-def _computed(module: nn.Module, x: torch.Tensor, training: bool) -> Computed:
-    """By a copy of the module."""
-    module = copy.deepcopy(module)
-    if not training:
-        module.eval()
-    with undrawn(0), torch.set_grad_enabled(training):
-        outputs = [y.float() for y in pytree.tree_leaves(module(x.clone())) if isinstance(y, torch.Tensor)]
-        learning = [y for y in outputs if y.requires_grad]
-        if learning:
+def _computed(module: nn.Module, x: torch.Tensor) -> Computed:
+    """By a copy of a module that is told of training, which is used up."""
+
+    def run(module: nn.Module) -> list[torch.Tensor]:
+        with undrawn(0):
+            return [y.float() for y in pytree.tree_leaves(module(x.clone())) if isinstance(y, torch.Tensor)]
+
+    with torch.no_grad():
+        inference = run(copy.deepcopy(module).eval())
+    with torch.enable_grad():
+        training = run(module)
+        if learning := [y for y in training if y.requires_grad]:
             torch.stack([y.square().sum() for y in learning]).sum().backward()
     derivatives = [p.grad for p in module.parameters() if p.grad is not None]
-    return Computed([y.detach() for y in outputs], derivatives)
+    return Computed(inference, [y.detach() for y in training], derivatives)
 
 
-def _are_near(one: Computed, other: Computed, training: bool) -> bool:
-    all_of_them = math.hypot(*map(_length, one.derivatives))
-    near = NEAR_TRAINING if training else NEAR_INFERENCE
-    allowed_of = [
-        *((y, z, near * _length(y)) for y, z in zip(one.outputs, other.outputs, strict=True)),
-        *(
-            (y, z, NEAR_DERIVATIVES * _length(y) + NOTHING * all_of_them)
-            for y, z in zip(one.derivatives, other.derivatives, strict=True)
-        ),
-    ]
-    # what is no number is near to nothing
-    return all(y.shape == z.shape and _length(y - z) <= most for y, z, most in allowed_of)
+def _are_near(one: Computed, other: Computed) -> bool:
+    nothing = NOTHING * math.hypot(*map(_length, one.derivatives))
+    nears = (NEAR_INFERENCE, 0.0), (NEAR_TRAINING, 0.0), (NEAR_DERIVATIVES, nothing)
+    return all(
+        # what is no number is near to nothing
+        y.shape == z.shape and _length(y - z) <= share * _length(y) + least
+        for ys, zs, (share, least) in zip(one, other, nears, strict=True)
+        for y, z in zip(ys, zs, strict=True)
+    )
 
 
 def _length(tensor: torch.Tensor) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -134,20 +134,21 @@ def _more(*parts: Any) -> str:
     text = ""
     if (groups := [data.groups for data in parts])[0] is not None:
         counts = Counter(name for names in groups for name in names).values()
-        least, most = min(counts, default=0), max(counts, default=0)
-        sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        text += f"; in {counted(len(counts), 'group')} of {sizes}"
+        text += f"; in {counted(len(counts), 'group')} of {_range(counts)}"
     if len(parts) == 1 and (names := parts[0].fold_names):
         whole = parts[0].train if parts[0].parts else parts[0]
         folds: Counter[str] = Counter(whole.annotations.folds.tolist())
-        least, most = min(folds[name] for name in names), max(folds[name] for name in names)
-        sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        text += f"; in {counted(len(names), 'fold')} of {sizes}"
+        text += f"; in {counted(len(names), 'fold')} of {_range([folds[name] for name in names])}"
         text += f", and {never:,} that are never held out" if (never := folds[NO_FOLD]) else ""
     if (weights := [data.weights for data in parts if len(data)]) and weights[0] is not None:
         every = np.concatenate(weights)
         text += f"; weighted {every.min():.3g} to {every.max():.3g}"
     return text
+
+
+def _range(counts: Collection[int]) -> str:
+    least, most = min(counts, default=0), max(counts, default=0)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _lacking(train: Any, val: Any) -> str:

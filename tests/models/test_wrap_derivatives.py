@@ -8,12 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from whole_training import trainer_of
 
 import headstart as hs
-from headstart.contract import registry
-from headstart.contract.losses import Softmax
-from headstart.contract.recipe import Place, Recipe
-from headstart.features.inference import fed
 
 torch = pytest.importorskip("torch")
 from torch.utils.checkpoint import checkpoint  # noqa: E402 - needs torch
@@ -144,12 +141,8 @@ def test_what_is_before_them_is_trained(name: str) -> None:
     torch.manual_seed(0)
     network = NETWORKS[name]()
     model = hs.wrap(network, preprocess=PREPROCESS, classes=CLASSES)
-    graph = fed(model.graph, model)
-    params = {key: model.params[key] for key in graph.param_shapes()}
-    place = Place("cpu", "float32")
-    trainer = registry.load("torch").trainer(
-        graph, params, Recipe(hs.SGD(RATE, momentum=0), Softmax(), True, 0), place
-    )
+    trainer = trainer_of(model, "torch", hs.SGD(RATE, momentum=0))
+    params = trainer.params()
 
     names = {key: key.partition(".")[2] for key in params}
     network.load_state_dict({names[key]: torch.tensor(np.array(value)) for key, value in params.items()})

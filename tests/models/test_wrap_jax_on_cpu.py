@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from whole_training import trainer_of
 
 import headstart as hs
 from headstart.contract import registry
-from headstart.contract.losses import Softmax
-from headstart.contract.recipe import Place, Recipe
-from headstart.features.inference import fed, pixel_trunk
+from headstart.contract.recipe import Place
+from headstart.features.inference import pixel_trunk
 from headstart.models import Model
 
 jax = pytest.importorskip("jax")
@@ -214,10 +214,7 @@ def test_a_version_that_has_programs_in_another_way(monkeypatch: pytest.MonkeyPa
 def test_a_training_is_that_of_xlas_own_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained() -> tuple[list[float], dict[str, np.ndarray]]:
         model = hs.wrap(Net(nnx.Rngs(0)), preprocess=PREPROCESS, classes=list("abc"))
-        graph = fed(model.graph, model)
-        params = {name: model.params[name] for name in graph.param_shapes()}
-        recipe = Recipe(hs.SGD(0.05), Softmax(), True, 0)
-        trainer = registry.load("jax").trainer(graph, params, recipe, Place("cpu", "float32"))
+        trainer = trainer_of(model, "jax", hs.SGD(0.05))
         losses = [float(trainer.step(IMAGES, np.arange(5) % 3, 0.05)[0].mean()) for _ in range(4)]
         return losses, trainer.params()
 

@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import whole_training
 
 import headstart as hs
-from headstart.contract import registry
-from headstart.contract.losses import Softmax
-from headstart.contract.recipe import Place, Recipe
-from headstart.features.inference import fed
 from headstart.models import Model
 
 torch = pytest.importorskip("torch")
@@ -102,10 +99,7 @@ def wrapped(middle: nn.Module) -> Model:
 
 
 def trainer_of(model: Model, statistics: bool = True) -> Any:
-    graph = fed(model.graph, model)
-    params = {name: model.params[name] for name in graph.param_shapes()}
-    recipe = Recipe(hs.SGD(RATE, momentum=0.9), Softmax(), statistics, 0)
-    return registry.load("torch").trainer(graph, params, recipe, Place("cpu", "float32"))
+    return whole_training.trainer_of(model, "torch", hs.SGD(RATE, momentum=0.9), statistics)
 
 
 def steps(trainer: Any, count: int = 4) -> list[float]:
