@@ -75,7 +75,7 @@ def test_without_a_cut_the_classifier_is_trained_on(own: Any, data: Any, tmp_pat
     assert not np.array_equal(rest(rows), rest(rows)), "other numbers are dropped in every step"
     arrays = jax.tree.leaves(nnx.state(rest, nnx.Param))
     assert sorted(array.shape for array in arrays) == [(8, 10), (10,)]
-    assert not part.native.convolves
+    assert part.native.convolutions == 0
     assert not part.norms, "the norms are in the trunk"
 
 
